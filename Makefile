@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all their own set-up: they need Python 3.11 or newer, pip and make, nothing else.
+PYTHON ?= python3
+BIN = .venv/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check test-slow bench lint clean
+
+demo: .venv/.demo  ## compare one model of every family on handwritten digits; report in runs/demo/report.html
+	$(BIN)/polymode compare digits --models all --minutes 0.12 --out runs/demo --fresh
+
+test: lint .venv/.dev  ## lint, types, architecture, documentation and the default suite
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: test
+
+test-slow: .venv/.dev  ## trainings to a number; half an hour
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+bench: .venv/.bench  ## ratios against peers, side by side in one process; wants a quiet machine
+	for script in vae rbm flows diffusion; do $(BIN)/python -m benchmarks.$$script || exit; done
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and by itself, so that no other requirement can choose its build
+.venv/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e '.[demo,tables]'
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(PIP) -e '.[dev]'
+	touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) -e '.[bench]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

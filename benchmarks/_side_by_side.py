@@ -1,0 +1,103 @@
+"""Timing side by side: callables take turns in one process, and only ratios of medians are claimed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+PEERS = ("torch", "numpy", "zuko", "nflows", "normflows", "pythae", "diffusers", "scikit-learn")
+
+
+def alternate(work: dict[str, Callable[[], object]], *, rounds: int = 7) -> dict[str, list[float]]:
+    """Seconds of each callable in each round, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds + 1):
+        for name, call in work.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], ours: str) -> dict[str, tuple[float, float, float]]:
+    """How many times as long each other takes: (median, least, most) of the rounds' ratios."""
+    found = {}
+    for name, theirs in seconds.items():
+        if name != ours:
+            each = [b / a for a, b in zip(seconds[ours], theirs, strict=True)]
+            found[name] = (statistics.median(each), min(each), max(each))
+    return found
+
+
+def measurement(recipe: str, model: str, metric: str, value: float, protocol: str, **more: Any) -> dict[str, Any]:
+    """One entry of a results file; what is not said is filled in from this machine."""
+    return {
+        "recipe": recipe,
+        "model": model,
+        "data": more.pop("data", "-"),
+        "split": "-",
+        "metric": metric,
+        "protocol": protocol,
+        "kind": "ratio of medians",
+        "value": value,
+        "std_error": None,
+        "n": more.pop("n", 0),
+        "seeds": [0],
+        "reference": None,
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.python_implementation()} "
+        f"{platform.python_version()}",
+        "versions": versions(),
+        "commit": commit(),
+        **more,
+    }
+
+
+def write_results(recipe: str, metric: str, seconds: dict[str, list[float]], *, ours: str, protocol: str) -> None:
+    """Print the ratios and write them to results/<recipe>.json."""
+    entries = []
+    for name, (median, least, most) in ratios(seconds, ours).items():
+        print(f"{metric}: {name} takes {median:.2f} times as long as {ours} (rounds {least:.2f} to {most:.2f})")
+        entries.append(
+            measurement(recipe, ours, f"{metric}, {name} / {ours}", median, protocol, n=len(seconds[ours]),
+                        least=least, most=most)
+        )  # fmt: skip
+    save(recipe, entries)
+
+
+def save(recipe: str, entries: list[dict[str, Any]]) -> None:
+    """Write results/<recipe>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{recipe}.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is measured."""
+    found = {}
+    for name in PEERS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit that was measured, with a mark where files differ from it."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,125 @@
+"""RBM training: persistent contrastive divergence here against scikit-learn's BernoulliRBM, same sizes, same chains.
+
+All see 10,000 binary 28x28 images in batches of 100 with 256 hidden units, 100 chains and one sweep a step. A round
+is `EPOCHS` epochs; rounds alternate in one process and go on from the round before, so that after the last round all
+have seen the same number of images; the pseudo-likelihood of each is then computed by one function, in float64.
+scikit-learn runs in float64, which is what it gives a user of plain numpy arrays, and in float32. Optimisers differ:
+it has plain SGD only, whose rate here is the best of 0.01, 0.03, 0.1, 0.3 for it; ours is AdamW at the model's default.
+The trainer starts afresh in each round, so it is in the times and not in the likelihoods.
+
+    python -m benchmarks.rbm
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import polymode as pm
+from benchmarks._side_by_side import alternate, measurement, ratios, save
+from polymode.core import spec as specs
+from polymode.data.dataset import DataSet, Split
+from polymode.models.boltzmann.rbm import RBM
+
+IMAGES, BATCH, HIDDEN, EPOCHS, ROUNDS, RATE = 10_000, 100, 256, 1, 10, 0.1
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Training and held-out binary images and their name: MNIST binarised where it is found, otherwise noise."""
+    try:
+        data = pm.data.load("mnist_binarized")
+        return data.train.x[:IMAGES], data.test.x[:1000], "mnist_binarized"
+    except pm.PolymodeError:
+        x = torch.rand(IMAGES + 1000, 1, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.13
+        return x[:IMAGES].to(torch.uint8), x[IMAGES:].to(torch.uint8), "noise"
+
+
+class BareLoop:
+    """The model's own phase with a fused optimiser and no trainer."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x, self.g = x, torch.Generator().manual_seed(0)
+        self.model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), seed=0, hidden=HIDDEN, chains=BATCH)
+        self.model.prepare(x[:BATCH], None, self.g)
+        (self.phase,) = self.model.phases()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.model.defaults.learning_rate, weight_decay=0.0, fused=True
+        )
+
+    def __call__(self) -> None:
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(self.x), generator=self.g).split(BATCH):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.phase.loss(self.x[rows], None, self.g).value.backward()
+                self.optimizer.step()
+
+
+class Peer:
+    """scikit-learn's machine, batch by batch; checking a batch is about a hundredth of its step."""
+
+    def __init__(self, x: torch.Tensor, dtype: type) -> None:
+        from sklearn.neural_network import BernoulliRBM
+
+        self.x = x.flatten(1).numpy().astype(dtype)
+        self.machine = BernoulliRBM(HIDDEN, learning_rate=RATE, batch_size=BATCH, random_state=0)
+
+    def __call__(self) -> None:
+        for _ in range(EPOCHS):
+            for start in range(0, len(self.x), BATCH):
+                self.machine.partial_fit(self.x[start : start + BATCH])
+
+    def as_ours(self) -> RBM:
+        """Our machine with its weights."""
+        model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), hidden=HIDDEN)
+        learned = self.machine.components_, self.machine.intercept_visible_, self.machine.intercept_hidden_
+        with torch.no_grad():
+            for p, value in zip((model.weight, model.visible_bias, model.hidden_bias), learned, strict=True):
+                p.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        return model
+
+
+def trainer_round(x: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Our trainer as a user calls it."""
+    model = pm.create("rbm", specs.image(1, 28, 28, levels=2), seed=0, hidden=HIDDEN, chains=BATCH)
+    data = DataSet("images", model.spec, Split(x), Split(held_out), Split(held_out))
+    pm.fit(model, data, epochs=EPOCHS, batch_size=BATCH)
+
+
+def pseudo_likelihood(model: RBM, x: torch.Tensor) -> float:
+    """Mean nats an image."""
+    return float(model.double().pseudo_log_likelihood(x).mean())
+
+
+def main() -> None:
+    x, held_out, name = images()
+    bare, double, single = BareLoop(x), Peer(x, np.float64), Peer(x, np.float32)
+    work = {"polymode": bare, "polymode with trainer": lambda: trainer_round(x, held_out),
+            "scikit-learn float64": double, "scikit-learn float32": single}  # fmt: skip
+    seconds = alternate(work, rounds=ROUNDS - 1)
+    protocol = f"{EPOCHS} epoch of {IMAGES} {name} images, batch {BATCH}, 784-{HIDDEN}, PCD-1, {BATCH} chains"
+    entries: list[dict[str, Any]] = []
+    for ours in ("polymode", "polymode with trainer"):
+        for theirs, (median, least, most) in ratios(seconds, ours).items():
+            if theirs.startswith("scikit"):
+                print(f"{theirs} takes {median:.2f} times as long as {ours} (rounds {least:.2f} to {most:.2f})")
+                entries.append(
+                    measurement("bench_rbm", "rbm", f"rbm epoch time, {theirs} / {ours}", median, protocol,
+                                data=name, n=len(seconds[ours]), least=least, most=most)
+                )  # fmt: skip
+    rows = held_out[:500]
+    for who, model in {"polymode": bare.model, "scikit-learn float64": double.as_ours(),
+                       "scikit-learn float32": single.as_ours()}.items():  # fmt: skip
+        value = pseudo_likelihood(model, rows)
+        print(f"pseudo-likelihood after {EPOCHS * ROUNDS} epochs, {who}: {value:.2f} nats")
+        entries.append(
+            measurement("bench_rbm", "rbm", f"pseudo-likelihood, {who}", value,
+                        f"nats an image after {EPOCHS * ROUNDS} epochs, exact sum over pixels, {protocol}",
+                        data=name, n=len(rows), kind="pseudo-likelihood", split="test")
+        )  # fmt: skip
+    save("bench_rbm", entries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""polymode: fit a generative model of any family to your data, sample from it, score with it, know how far to trust it.
+
+Names load on first use, so that importing the package costs almost nothing and the command line answers without
+torch. `models` and `evaluate` are packages that can also be called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from polymode import catalogue
+from polymode.catalogue import VERSION as __version__
+
+if TYPE_CHECKING:
+    from polymode.app.service.compare import compare
+    from polymode.core.checkpoint import create, load
+    from polymode.core.condition import Condition, ConditionSpec, label
+    from polymode.core.errors import PolymodeError
+    from polymode.core.likelihood import Likelihood
+    from polymode.core.model import (
+        Completes,
+        Denoises,
+        FitsDirectly,
+        GenerativeModel,
+        HasBound,
+        HasEnergy,
+        HasLatents,
+        HasLogProb,
+        HasScore,
+        Transports,
+        capabilities,
+    )
+    from polymode.core.spec import Spec
+    from polymode.data.dataset import DataSet, Split
+    from polymode.evaluate import log_likelihood
+    from polymode.evaluate.evaluator import evaluate
+    from polymode.train.fit import Run, fit
+
+_NAMES = {
+    "polymode.app.service.compare": ("compare",),
+    "polymode.core.checkpoint": ("create", "load"),
+    "polymode.core.condition": ("Condition", "ConditionSpec", "label"),
+    "polymode.core.errors": ("PolymodeError",),
+    "polymode.core.likelihood": ("Likelihood",),
+    "polymode.core.model": (
+        "Completes", "Denoises", "FitsDirectly", "GenerativeModel", "HasBound", "HasEnergy", "HasLatents",
+        "HasLogProb", "HasScore", "Transports", "capabilities",
+    ),
+    "polymode.core.spec": ("Spec",),
+    "polymode.data.dataset": ("DataSet", "Split"),
+    "polymode.evaluate": ("log_likelihood",),
+    "polymode.train.fit": ("Run", "fit"),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+#: class names of the catalogue's models
+_MODELS = {row.path.partition(":")[2]: row for row in catalogue.MODELS}
+_FOLDERS = ("core", "data", "evaluate", "models", "parts", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+    elif name in _MODELS:
+        value = catalogue.load(_MODELS[name])
+    elif name in _FOLDERS:
+        value = importlib.import_module(f"polymode.{name}")
+    else:
+        raise AttributeError(f"polymode has no {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE, *_MODELS, *_FOLDERS})
+
+
+__all__ = ["__version__", "catalogue", *_FOLDERS, *_WHERE, *_MODELS]

@@ -1,0 +1,112 @@
+"""Commands on a trained run: sample, evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from polymode.app.cli import show
+from polymode.app.cli.look import Json
+from polymode.app.cli.options import DATA, takes
+from polymode.app.cli.train import Quiet
+from polymode.app.service import arguments
+from polymode.app.service.schemas import DataOptions, EvaluateRequest, SampleRequest, make
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="a folder that polymode fit wrote")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="an option of sampling, such as temperature=0.8")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
+
+
+def sample(
+    run: Run,
+    n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="how many")] = "64",
+    out: Annotated[
+        str | None, typer.Option(help="a file or folder; its suffix says the form (default RUN/samples/)")
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one each time by default")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
+    settings: Settings = [],  # noqa: B006
+    batch_size: Annotated[str, typer.Option(metavar="INTEGER", help="drawn at once (memory only)")] = "1024",
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Draw samples from a run. The form is a picture, a table, a text, recordings or arrays."""
+    asked = {
+        "run": run, "n": n, "out": out, "seed": seed, "label": label, "options": arguments.pairs(settings, "--set"),
+        "batch_size": batch_size, "device": device,
+    }  # fmt: skip
+    request = make(SampleRequest, asked, _flag)
+    from polymode.app.service.sample import sample as draw
+
+    result = draw(request)
+    if json:
+        show.as_json(result.model_dump(mode="json"))
+        return
+    show.facts(
+        [
+            ("samples", result.out), ("what", f"{result.n:,} of {result.what}"), ("condition", result.condition),
+            ("seed", result.seed), ("seconds", f"{result.seconds:.2f}"),
+        ]
+    )  # fmt: skip
+
+
+@takes(DATA)
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Option(help="other data of the same form (default: those of the training)")
+    ] = None,
+    n: Annotated[
+        str | None,
+        typer.Option("-n", "--n", metavar="INTEGER", help="test rows and samples a side (default at most 1000)"),
+    ] = None,
+    metric: Annotated[list[str], typer.Option("--metric", help="only this metric (repeatable)")] = [],  # noqa: B006
+    features: Annotated[str, typer.Option(help="the feature space of sample metrics")] = "auto",
+    num_samples: Annotated[str, typer.Option(metavar="INTEGER", help="importance samples of a bound")] = "16",
+    limit: Annotated[
+        str, typer.Option(metavar="INTEGER", help="most rows that the likelihood is measured on")
+    ] = "2000",
+    seed: Annotated[str, typer.Option(metavar="INTEGER", help="of rows and draws")] = "0",
+    settings: Settings = [],  # noqa: B006
+    out: Annotated[str | None, typer.Option(help="a .html file (default RUN/report.html)")] = None,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+    *,
+    reading: DataOptions,
+) -> None:
+    """Measure a run, write its report. Likelihood and sample metrics, between real data and noise."""
+    asked = {
+        "run": run, "data": data, "reading": reading, "n": n, "metrics": metric, "features": features,
+        "num_samples": num_samples, "limit": limit, "seed": seed, "options": arguments.pairs(settings, "--set"),
+        "out": out, "device": device,
+    }  # fmt: skip
+    request = make(EvaluateRequest, asked, _flag)
+    from polymode.app.service.evaluate import evaluate as measure
+    from polymode.app.service.progress import Progress
+
+    found = measure(request, progress=Progress(quiet=quiet))
+    if json:
+        show.as_json(found)
+        return
+    show.table(
+        ("metric", "value", "95 % interval", "real data", "noise", "n", "better", "kind"),
+        [
+            (
+                row["metric"], row["refusal"] or show.number(row["value"]),
+                "" if show.number(row["low"]) == "-" else f"{show.number(row['low'])} to {show.number(row['high'])}",
+                show.number(row["ceiling"]), show.number(row["floor"]), row["n"], row["better"] or "", row["kind"],
+            )
+            for row in found["table"]
+        ],
+    )  # fmt: skip
+    show.facts([("verdict", found["verdict"]), ("note", found["notes"]), ("report", found["report"])])
+
+
+def _flag(name: str) -> str:
+    return {"run": "RUN", "n": "-n", "options": "--set"}.get(name, "--" + name.replace("_", "-"))

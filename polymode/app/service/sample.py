@@ -1,0 +1,107 @@
+"""Draw from a run and write the samples in a form that suits their kind."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polymode.app.service import data as sources
+from polymode.app.service import runs
+from polymode.app.service.schemas import SampleRequest, SampleResult
+from polymode.core.errors import CheckpointError, ConditionError, PolymodeError, nearest
+
+if TYPE_CHECKING:
+    from polymode.core.condition import Condition, ConditionSpec
+    from polymode.core.model import GenerativeModel
+    from polymode.data.dataset import DataSet
+
+
+def sample(request: SampleRequest) -> SampleResult:
+    """Draw n data from the model of a run; without a seed, one is drawn and told.
+
+    Raises:
+        PolymodeError: no run, an unknown label or option, or a file that can't hold such samples.
+    """
+    run = runs.read_run(request.run)
+    if request.label is not None and not run.conditional:
+        raise ConditionError(f"{run.folder} was trained without labels, so --label means nothing; leave it out")
+
+    from polymode.app.service.building import load_model, sample_name
+    from polymode.data.write import write_samples
+
+    model = load_model(run.folder, request.device)
+    out = Path(request.out) if request.out else run.folder / runs.SAMPLES / sample_name(model.spec)
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    kinds = () if model.condition_spec is None else model.condition_spec.kinds
+    data = sources.load(*source_of(run)) if kinds not in ((), ("label",)) else None
+    condition, told = condition_of_samples(model, request.n, request.label, data=data, seed=seed)
+    begun = time.perf_counter()
+    try:
+        x = model.sample(request.n, condition, seed=seed, batch_size=request.batch_size, **request.options)
+    except TypeError as error:
+        if not request.options:
+            raise
+        given = ", ".join(f"{k}={v!r}" for k, v in request.options.items())
+        raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
+    seconds = time.perf_counter() - begun
+    path = write_samples(model.spec, x, out)
+    return SampleResult(
+        run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),
+        seconds=round(seconds, 3),
+    )  # fmt: skip
+
+
+def source_of(run: runs.RunConfig) -> tuple[str, dict[str, Any]]:
+    """What the data of a run are loaded from, and how; of a run made in Python, a named set where it was one."""
+    if run.source is not None:
+        return run.source, run.reading
+    if run.name in sources.BY_NAME:
+        return run.name, {}
+    raise CheckpointError(f"{run.folder} does not say where its data are; give them with --data")
+
+
+def condition_of_samples(
+    model: GenerativeModel, n: int, label: str | None, *, data: DataSet | None, seed: int
+) -> tuple[Condition | None, str]:
+    """(the conditions of n samples, what they are in words): the label that was asked for; else every label in turn,
+    or the conditions of test rows."""
+    from polymode.core import rng
+    from polymode.core.condition import label as by_label
+
+    spec = model.condition_spec
+    if spec is None:
+        return None, "none"
+    if spec.kinds == ("label",):
+        assert spec.label is not None
+        if label is None:
+            return by_label([i % spec.label for i in range(n)]), f"all {spec.label} labels in turn"
+        index = label_index(spec, label)
+        return by_label(index, n), f"label {_spelling(spec, index)}"
+    if label is not None:
+        raise ConditionError(f"the model is conditioned on {' and '.join(spec.kinds)}, not on a label alone")
+    if data is None or data.test.condition is None:
+        raise ConditionError(f"the model needs {' and '.join(spec.kinds)}; give the data it learned from")
+    import torch
+
+    rows = torch.randperm(len(data.test), generator=rng.generator(seed))
+    return data.test.condition[rows[torch.arange(n) % len(rows)]], "conditions of test rows"
+
+
+def label_index(spec: ConditionSpec, label: str) -> int:
+    """The class of a label, by its name or else by its number."""
+    if label in spec.label_names:
+        return spec.label_names.index(label)
+    assert spec.label is not None
+    if label.isdecimal() and int(label) < spec.label and not spec.label_names:
+        return int(label)
+    if label.isdecimal() and int(label) < spec.label and not any(name.isdecimal() for name in spec.label_names):
+        return int(label)
+    known = spec.label_names or tuple(map(str, range(spec.label)))
+    listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    raise ConditionError(f"there is no label {label!r}{nearest(label, known) or f'; labels are: {listed}'}")
+
+
+def _spelling(spec: ConditionSpec, index: int) -> str:
+    return spec.label_names[index] if spec.label_names else str(index)

@@ -1,0 +1,157 @@
+"""Every model there is, in one literal table: pure data that imports nothing heavy.
+
+A row names the file and class, the paper, the data and conditions it takes and the kind of its likelihood. Tests
+check table = files = docs, both ways. `polymode models` prints it without importing torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = "0.1.0"
+
+# Data kinds, as `Spec.signature` spells them.
+_LATTICE_VECTORS = ("vector/binary", "vector/levels")
+_IMAGES = ("image/binary", "image/levels")
+_VECTORS = ("vector/real", *_LATTICE_VECTORS)
+_ANY_CONDITION = ("label", "vector", "tokens")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: `takes` are data kinds, `conditions` the condition kinds, `likelihood` its kind on reals and on
+    lattice data ("-" where it takes no such data)."""
+
+    name: str
+    path: str
+    family: str
+    title: str
+    paper: str
+    year: int
+    takes: tuple[str, ...]
+    conditions: tuple[str, ...]
+    likelihood_real: str
+    likelihood_lattice: str
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Data kinds without their support: image, vector, tokens, table."""
+        return tuple(dict.fromkeys(t.split("/")[0] for t in self.takes))
+
+    @property
+    def likelihoods(self) -> tuple[str, ...]:
+        """The kinds of likelihood it can have."""
+        return tuple(dict.fromkeys(k for k in (self.likelihood_real, self.likelihood_lattice) if k != "-"))
+
+
+MODELS: tuple[Row, ...] = (
+    Row("gaussian", "polymode.models.classical.gaussian:Gaussian", "classical",
+        "Full-covariance Gaussian", "maximum likelihood; Anderson, An Introduction to Multivariate Statistics", 1958,
+        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+    Row("histogram", "polymode.models.classical.histogram:Histogram", "classical",
+        "Independent histograms", "Freedman and Diaconis, On the histogram as a density estimator", 1981,
+        (*_VECTORS, *_IMAGES, "tokens", "table"), ("label",), "exact", "exact"),
+    Row("gmm", "polymode.models.classical.gmm:GMM", "classical",
+        "Gaussian mixture by EM", "Dempster, Laird and Rubin, Maximum likelihood from incomplete data", 1977,
+        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+    Row("kde", "polymode.models.classical.kde:KDE", "classical",
+        "Gaussian kernel density estimate", "Parzen, On estimation of a probability density function and mode", 1962,
+        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+    Row("made", "polymode.models.autoregressive.made:MADE", "autoregressive",
+        "Masked autoencoder for distribution estimation", "Germain et al., arXiv:1502.03509", 2015,
+        (*_VECTORS, *_IMAGES, "tokens", "table"), _ANY_CONDITION, "exact", "exact"),
+    Row("gru", "polymode.models.autoregressive.gru:GRU", "autoregressive",
+        "Recurrent sequence model", "Cho et al., arXiv:1406.1078; Graves, arXiv:1308.0850", 2014,
+        ("tokens", *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "exact"),
+    Row("vae", "polymode.models.vae.vae:VAE", "vae",
+        "Variational autoencoder", "Kingma and Welling, arXiv:1312.6114", 2014,
+        (*_VECTORS, *_IMAGES, "tokens", "table"), _ANY_CONDITION, "lower bound", "lower bound"),
+    Row("gan", "polymode.models.gan.gan:GAN", "gan",
+        "Generative adversarial network", "Goodfellow et al., arXiv:1406.2661; Radford et al., arXiv:1511.06434", 2014,
+        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "none", "none"),
+    Row("realnvp", "polymode.models.flow.realnvp:RealNVP", "flow",
+        "Real-valued non-volume-preserving flow", "Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803", 2017,
+        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "exact", "lower bound"),
+    Row("ddpm", "polymode.models.diffusion.ddpm:DDPM", "diffusion",
+        "Denoising diffusion probabilistic model", "Ho, Jain and Abbeel, arXiv:2006.11239", 2020,
+        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "lower bound", "lower bound"),
+    Row("ebm", "polymode.models.energy.ebm:EBM", "energy",
+        "Energy-based model by Langevin dynamics", "Du and Mordatch, arXiv:1903.08689", 2019,
+        (*_VECTORS, *_IMAGES), _ANY_CONDITION, "estimate", "estimate"),
+    Row("rbm", "polymode.models.boltzmann.rbm:RBM", "boltzmann",
+        "Restricted Boltzmann machine", "Hinton 2002; Tieleman 2008; Teh and Hinton 2001 (levels)", 2002,
+        (*_LATTICE_VECTORS, *_IMAGES), ("label",), "-", "estimate"),
+)  # fmt: skip
+
+
+def find(name: str) -> Row:
+    """The row of a model, or an error that names the nearest."""
+    from polymode.core.errors import PolymodeError
+
+    for row in MODELS:
+        if row.name == name.lower():
+            return row
+    names = [row.name for row in MODELS]
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; models are: {', '.join(names)}"
+    raise PolymodeError(f"there is no model {name!r}{hint}")
+
+
+def load(row: Row) -> Any:
+    """The class of a row; imports its file."""
+    module, _, name = row.path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def row_of(cls: type) -> Row | None:
+    """The row of a class, None for a class that is not in the catalogue."""
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    return next((row for row in MODELS if row.path == path), None)
+
+
+def select(
+    *, kind: str | None = None, likelihood: str | None = None, family: str | None = None, condition: str | None = None
+) -> tuple[Row, ...]:
+    """The rows that take a data kind (``image`` or ``image/levels``), offer a likelihood, are of a family, ..."""
+    return tuple(
+        row
+        for row in MODELS
+        if (kind is None or kind in row.takes or kind in row.kinds)
+        and (likelihood is None or likelihood in row.likelihoods)
+        and (family is None or family == row.family)
+        and (condition is None or condition in row.conditions)
+    )
+
+
+def check_takes(row: Row, signature: str, conditions: tuple[str, ...]) -> None:
+    """Raise unless a model takes data of this signature and these conditions; names models that do."""
+    from polymode.core.errors import PolymodeError
+
+    if signature not in row.takes:
+        others = ", ".join(r.name for r in select(kind=signature)) or "none yet"
+        raise PolymodeError(
+            f"{row.name} can't take {signature} data (it takes {', '.join(row.takes)}); models that can: {others}"
+        )
+    for condition in conditions:
+        if condition not in row.conditions:
+            others = ", ".join(r.name for r in select(kind=signature, condition=condition)) or "none yet"
+            raise PolymodeError(
+                f"{row.name} can't be conditioned on {condition} (it takes {', '.join(row.conditions) or 'nothing'}); "
+                f"models that can: {others}"
+            )
+
+
+def check_arguments(model: str, cls: type, arguments: dict[str, Any]) -> None:
+    """Raise on an argument that the constructor does not have; names the nearest."""
+    from polymode.core.errors import PolymodeError, nearest
+
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # the metaclass hides the class's own
+    known = [p for p in parameters if p not in ("self", "spec", "condition_spec")]
+    for name in arguments:
+        if name not in known:
+            hint = nearest(name, known) or f"; its options are: {', '.join(known)}"
+            raise PolymodeError(f"{model} has no option {name!r}{hint}")

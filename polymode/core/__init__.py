@@ -1,0 +1,1 @@
+"""What a generative model is: spec, condition, capabilities, likelihood, loss, randomness, checkpoint."""

@@ -1,0 +1,121 @@
+"""What a model is conditioned on: one frozen typed `Condition`, and the `ConditionSpec` that a model declares.
+
+A condition is a batch: every field is a tensor whose first axis is B, or None. `drop` marks rows whose condition is
+withheld (classifier-free training, Ho and Salimans 2022, arXiv:2207.12598); encoders put a learned null there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.errors import ConditionError
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """What a model expects beside x: any of a class label, a real vector, a token sequence.
+
+    Args:
+        label: number of classes.
+        vector: number of real features.
+        tokens: (vocabulary size, length) of a token sequence.
+        label_names: spellings of the classes, where known.
+    """
+
+    label: int | None = None
+    vector: int | None = None
+    tokens: tuple[int, int] | None = None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of what is expected, of label, vector, tokens."""
+        return tuple(k for k in ("label", "vector", "tokens") if getattr(self, k) is not None)
+
+    def check(self, condition: Condition | None, n: int) -> Condition:
+        """Return ``condition`` if it fits this spec and has n rows, else raise ConditionError."""
+        expected = " and ".join(self.kinds)
+        if condition is None:
+            raise ConditionError(f"this model is conditional and no condition came: give {expected} for {n} rows")
+        if condition.kinds != self.kinds:
+            came = " and ".join(condition.kinds) or "nothing"
+            raise ConditionError(f"the condition holds {came}, expected {expected}")
+        if len(condition) != n:
+            raise ConditionError(f"the condition has {len(condition)} rows, expected {n}")
+        label, vector, tokens = condition.label, condition.vector, condition.tokens
+        if self.label is not None and label is not None and (label.min() < 0 or label.max() >= self.label):
+            raise ConditionError(f"labels range from {label.min()} to {label.max()}, expected 0 to {self.label - 1}")
+        if self.vector is not None and vector is not None and vector.shape[1:] != (self.vector,):
+            raise ConditionError(f"condition vectors have shape {tuple(vector.shape)}, expected (B, {self.vector})")
+        if self.tokens is not None and tokens is not None:
+            size, length = self.tokens
+            if tokens.shape[1:] != (length,) or tokens.min() < 0 or tokens.max() >= size:
+                raise ConditionError(
+                    f"condition tokens have shape {tuple(tokens.shape)}, expected (B, {length}) of ids 0 to {size - 1}"
+                )
+        return condition
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary for JSON."""
+        return {k: v for k, v in asdict(self).items() if v}
+
+    @staticmethod
+    def from_dict(saved: dict[str, Any]) -> ConditionSpec:
+        """The spec that `to_dict` wrote."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return ConditionSpec(**values)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions: label (B,) int64, vector (B, F) float32, tokens (B, T) int64; dropped (B,) bool."""
+
+    label: Tensor | None = None
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    dropped: Tensor | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the fields that are present, of label, vector, tokens."""
+        return tuple(k for k in ("label", "vector", "tokens") if getattr(self, k) is not None)
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.kinds[0])) if self.kinds else 0
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        """The condition with ``f`` applied to every tensor that is present."""
+        values = {k.name: getattr(self, k.name) for k in fields(self)}
+        return Condition(**{k: v if v is None else f(v) for k, v in values.items()})
+
+    def __getitem__(self, rows: Tensor | slice) -> Condition:
+        return self.map(lambda v: v[rows])
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The condition on ``device``."""
+        return self.map(lambda v: v.to(device))
+
+    def repeat_interleave(self, times: int) -> Condition:
+        """Each row ``times`` times in a row."""
+        return self.map(lambda v: v.repeat_interleave(times, dim=0))
+
+    def drop(self, p: float, generator: torch.Generator) -> Condition:
+        """Withhold each row's condition with probability ``p``; p = 1 withholds all."""
+        kept = getattr(self, self.kinds[0])
+        dropped = rng.rand((len(self),), generator, torch.empty(0, device=kept.device)) < p
+        if self.dropped is not None:
+            dropped = dropped | self.dropped
+        return Condition(self.label, self.vector, self.tokens, dropped)
+
+
+def label(values: int | list[int] | Tensor, n: int | None = None) -> Condition:
+    """A condition by class label: one label for n rows, or one label a row."""
+    if isinstance(values, int):
+        values = [values] * (1 if n is None else n)
+    return Condition(label=torch.as_tensor(values, dtype=torch.int64))

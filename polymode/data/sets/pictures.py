@@ -1,0 +1,163 @@
+"""Named image sets. Pixels are (C, H, W) uint8; validation data are drawn from the training set with a fixed seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core import spec as specs
+from polymode.core.condition import ConditionSpec
+from polymode.core.errors import require_choice
+from polymode.data.assemble import hold_out, labelled, need, random_rows
+from polymode.data.dataset import DataSet, Split
+from polymode.data.index import BY_NAME
+from polymode.data.readers.arrays import open_arrays
+from polymode.data.readers.images import check_levels, quantise
+from polymode.data.store import locate
+
+Style = Literal["noto", "twemoji", "openmoji", "openmoji_line", "noto_blob"]
+STYLES = ("noto", "twemoji", "openmoji", "openmoji_line", "noto_blob")
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+#: the binarisation of mnist_dynamic's test set is drawn once, from this seed
+TEST_SEED = 0
+
+
+def digits(name: str, *, seed: int = 0, valid_fraction: float = 0.1, test_fraction: float = 0.1) -> DataSet:
+    """8x8 digits with levels 0 to 16, split at random with a seed."""
+    sklearn = need("sklearn.datasets", "scikit-learn", "demo", "the digits set")
+    bunch = sklearn.load_digits()
+    x = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
+    rows = random_rows(len(x), valid_fraction=valid_fraction, test_fraction=test_fraction, seed=seed, name=name)
+    return _assemble(name, x, torch.from_numpy(bunch.target.astype(np.int64)), DIGITS, rows, levels=17)
+
+
+def mnist(name: str, *, seed: int = 0, levels: int | None = None) -> DataSet:
+    """60,000 / 10,000 images, 5,000 of the former held out for validation; levels=2 binarises at half."""
+    x, y, rows = _train_test(name, "mnist.npz", 5000, seed)
+    return _assemble(name, _reduced(x, levels), y, DIGITS, rows, levels=levels or 256)
+
+
+def mnist_dynamic(name: str, *, seed: int = 0) -> DataSet:
+    """MNIST whose pixels are drawn as Bernoulli(grey / 255) at every visit of train and valid; test is drawn once."""
+    x, y, rows = _train_test(name, "mnist.npz", 5000, seed)
+    train, valid, test = (Split(x[r], labelled(y, r), draw=binarise) for r in rows)
+    test = Split(binarise(test.x, rng.generator(TEST_SEED)), test.condition)
+    entry = BY_NAME[name]
+    return DataSet(
+        name, specs.image(1, 28, 28, levels=2), train, valid, test,
+        ConditionSpec(label=10, label_names=DIGITS), source=entry.source, licence=entry.licence,
+        notes=(
+            "training and validation pixels are binarised afresh at every visit",
+            f"the test images are binarised once, with seed {TEST_SEED}, so that evaluation is repeatable",
+            "5,000 training images are held out for validation",
+        ),
+    )  # fmt: skip
+
+
+def binarise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Grey pixels as draws of Bernoulli(x / 255)."""
+    return rng.bernoulli(x.float() / 255, generator).to(torch.uint8)
+
+
+def mnist_binarized(name: str) -> DataSet:
+    """MNIST under one fixed stochastic binarisation, 50,000 / 10,000 / 10,000, without labels."""
+    entry = BY_NAME[name]
+    arrays = open_arrays(locate(entry, "mnist_binarized.npz"))
+    splits = [Split(torch.from_numpy(arrays[f"x_{s}"]).unsqueeze(1)) for s in ("train", "valid", "test")]
+    return DataSet(
+        name, specs.image(1, 28, 28, levels=2), *splits, source=entry.source, licence=entry.licence,
+        notes=("the official splits; the set has no labels",),
+    )  # fmt: skip
+
+
+def fashion_mnist(name: str, *, seed: int = 0, levels: int | None = None) -> DataSet:
+    """The first 20,000 training images and all 10,000 test images."""
+    x, y, rows = _train_test(name, "fashion_mnist_subset.npz", 2000, seed)
+    note = "the first 20,000 of the 60,000 training images"
+    return _assemble(name, _reduced(x, levels), y, CLOTHES, rows, levels=levels or 256, notes=(note,))
+
+
+def cifar10(name: str, *, seed: int = 0, levels: int | None = None) -> DataSet:
+    """500 training and 200 test images of each class, pixel-exact."""
+    x, y, rows = _train_test(name, "cifar10_subset.npz", 500, seed)
+    names = open_arrays(locate(BY_NAME[name], "cifar10_subset.npz"))["class_names"].tolist()
+    note = "a lossless subset: 5,000 of 50,000 training and 2,000 of 10,000 test images"
+    return _assemble(name, _reduced(x, levels), y, tuple(names), rows, levels=levels or 256, notes=(note,))
+
+
+def orl_faces(name: str, *, seed: int = 0) -> DataSet:
+    """Faces labelled by person; shots 0 to 7 of each are for training (one in ten for validation), 8 and 9 for test."""
+    arrays = open_arrays(locate(BY_NAME[name], "orl_faces.npz"))
+    x = torch.from_numpy(arrays["images"]).unsqueeze(1)
+    subject = torch.from_numpy(arrays["subject"].astype(np.int64))
+    early = torch.from_numpy(np.flatnonzero(arrays["shot"] < 8))
+    late = torch.from_numpy(np.flatnonzero(arrays["shot"] >= 8))
+    train, valid = hold_out(len(early), len(early) // 10, seed=seed)
+    people = tuple(f"person {i + 1}" for i in range(40))
+    notes = ("shots 8 and 9 of each person are for test",)
+    return _assemble(name, x, subject, people, (early[train], early[valid], late), levels=256, notes=notes)
+
+
+def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> DataSet:
+    """Emoji on white, labelled by group, with names and keywords in `extra`.
+
+    Args:
+        name: of the set.
+        style: noto, twemoji, openmoji, openmoji_line or noto_blob.
+        size: 32 or 64 pixels.
+    """
+    require_choice("style", style, STYLES)
+    require_choice("size", size, (32, 64))
+    entry = BY_NAME[name]
+    arrays = open_arrays(locate(entry, f"{style}_{size}.npz"))
+    lines = locate(entry, "emoji.jsonl").read_text(encoding="utf-8").splitlines()
+    facts = [json.loads(line) for line in lines]
+    drawn = [facts[i] for i in arrays["index"].tolist()]
+    x = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()  # (N, S, S, 3) -> (N, 3, S, S)
+    groups = tuple(sorted({f["group"] for f in facts}))
+    y = torch.tensor([groups.index(f["group"]) for f in drawn])
+    split = np.array([f["split"] for f in drawn])
+    rows = [torch.from_numpy(np.flatnonzero(split == s)) for s in ("train", "valid", "test")]
+    words = {
+        key: {s: [drawn[i][key] for i in r.tolist()] for s, r in zip(("train", "valid", "test"), rows, strict=True)}
+        for key in ("name", "keywords", "emoji")
+    }
+    notes = (f"style {style}", "the official random split puts near-duplicates on both sides")
+    return _assemble(f"{name}_{style}_{size}", x, y, groups, rows, levels=256, notes=notes, extra=words, of=name)
+
+
+def _train_test(name: str, file: str, n_valid: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Images (N, C, H, W), labels (N,), and the rows of train, valid and test."""
+    arrays = open_arrays(locate(BY_NAME[name], file))
+    n = len(arrays["x_train"])
+    x = torch.from_numpy(np.concatenate([arrays["x_train"], arrays["x_test"]]))
+    x = x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)
+    y = torch.from_numpy(np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64))
+    return x, y, [*hold_out(n, n_valid, seed=seed), torch.arange(n, len(x))]
+
+
+def _reduced(x: Tensor, levels: int | None) -> Tensor:
+    check_levels(levels)
+    return quantise(x, levels)
+
+
+def _assemble(
+    name: str, x: Tensor, y: Tensor, names: tuple[str, ...], rows: Sequence[Tensor], *, levels: int,
+    notes: tuple[str, ...] = (), of: str | None = None, **rest: Any,
+) -> DataSet:  # fmt: skip
+    entry = BY_NAME[of or name]
+    train, valid, test = (Split(x[r].contiguous(), labelled(y, r)) for r in rows)
+    return DataSet(
+        name, specs.image(*x.shape[1:], levels=levels), train, valid, test,
+        ConditionSpec(label=len(names), label_names=names), source=entry.source, licence=entry.licence,
+        notes=notes, **rest,
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Samples as files that users expect, by what the data are and the name of the path.
+
+    image       .png (a contact sheet), a folder of .png      table      .csv, .parquet
+    tokens      .txt                                          waveform   a folder of .wav
+    grid        .txt                                          vector, series   .csv
+    everything  .npy, .npz
+
+A file gets its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymode.core.errors import DataError
+from polymode.core.spec import Spec, Tokens
+from polymode.data.assemble import need
+from polymode.data.frames import to_frame
+from polymode.data.readers.audio import to_audio
+
+#: pictures of a contact sheet are enlarged by a whole factor to about this many pixels
+LEAST_TILE = 64
+#: pixels between two pictures of a sheet
+GAP = 2
+#: between texts that hold line ends themselves
+RULE = "\n----\n"
+
+_TAKES: dict[str, tuple[str, ...]] = {
+    "image": (".png", ""), "table": (".csv", ".parquet"), "tokens": (".txt",), "waveform": ("",), "grid": (".txt",),
+    "vector": (".csv",), "series": (".csv",), "boxes": (),
+}  # fmt: skip
+
+
+def write_samples(spec: Spec, x: Tensor, path: str | Path) -> Path:
+    """Write data (N, *shape) of a spec; the path's suffix says the form, none means a folder.
+
+    Raises:
+        DataError: x is no data of the spec, or the form does not suit it.
+    """
+    spec.check(x, name="samples")
+    path = Path(path).expanduser()
+    x, suffix = x.detach().cpu(), path.suffix.lower()
+    suits = (*_TAKES[spec.kind], ".npy", ".npz")
+    if suffix not in suits:
+        listed = ", ".join(s or "a folder (no suffix)" for s in suits)
+        raise DataError(f"samples of {spec} can't be written as {suffix or 'a folder'}; give one of: {listed}")
+    if suffix == "" and path.is_file():
+        raise DataError(f"{path} is a file; samples of {spec} need a folder, or a name that ends in {', '.join(suits)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npy":
+        _atomic(path, lambda f: np.save(f, x.numpy(), allow_pickle=False))
+    elif suffix == ".npz":
+        _atomic(path, lambda f: np.savez_compressed(f, x=x.numpy()))
+    elif spec.kind == "image":
+        _pictures(spec, x, path)
+    elif spec.kind == "waveform":
+        _recordings(spec, x, path)
+    elif suffix == ".txt":
+        _atomic(path, lambda f: f.write(_texts(spec, x).encode()))
+    else:
+        _tables(spec, x, path)
+    return path
+
+
+def contact_sheet(spec: Spec, x: Tensor) -> np.ndarray:
+    """Pictures (N, C, H, W) side by side, row by row: (H', W') or (H', W', 3) uint8 on white."""
+    pixels = to_pixels(spec, x).numpy()  # (N, C, H, W)
+    n, c, h, w = pixels.shape
+    factor = max(1, LEAST_TILE // max(h, w))
+    pixels = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
+    h, w = h * factor, w * factor
+    across = math.ceil(math.sqrt(n))
+    down = math.ceil(n / across)
+    sheet = np.full((c, down * (h + GAP) - GAP, across * (w + GAP) - GAP), 255, dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        top, left = (i // across) * (h + GAP), (i % across) * (w + GAP)
+        sheet[:, top : top + h, left : left + w] = picture
+    return sheet[0] if c == 1 else sheet.transpose(1, 2, 0)
+
+
+def to_pixels(spec: Spec, x: Tensor) -> Tensor:
+    """Levels as uint8 pixels 0 to 255."""
+    if spec.shape[0] not in (1, 3) or spec.levels is None:
+        raise DataError(f"{spec} has {spec.shape[0]} channels, expected 1 (grey) or 3 (RGB) of levels; write .npz")
+    return (x.double() * (255 / (spec.levels - 1))).round().to(torch.uint8)
+
+
+def spell(spec: Spec, x: Tensor) -> list[str]:
+    """Each datum's symbols joined; ids with spaces where the spec knows no symbols."""
+    assert isinstance(spec.support, Tokens)
+    symbols = spec.support.symbols
+    if symbols:
+        return ["".join(symbols[i] for i in row) for row in _ended(x.flatten(1).tolist(), symbols)]
+    return [" ".join(map(str, row)) for row in x.flatten(1).tolist()]
+
+
+def _ended(rows: list[list[int]], symbols: tuple[str, ...]) -> list[list[int]]:
+    """Rows up to their first empty symbol, which ends a padded string."""
+    if "" not in symbols:
+        return rows
+    end = symbols.index("")
+    return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+def _texts(spec: Spec, x: Tensor) -> str:
+    """One string a line, a rule between texts that hold line ends, a blank line between grids."""
+    if not isinstance(spec.support, Tokens):
+        rows = [" ".join(map(str, row)) for row in x.flatten(0, -2).tolist()]
+        h = spec.shape[0]
+        return "\n\n".join("\n".join(rows[i : i + h]) for i in range(0, len(rows), h)) + "\n"
+    if spec.kind == "grid":
+        return "\n\n".join("\n".join(spell(spec, grid)) for grid in x) + "\n"
+    texts = spell(spec, x)
+    return (RULE if "\n" in spec.support.symbols else "\n").join(texts) + "\n"
+
+
+def _pictures(spec: Spec, x: Tensor, path: Path) -> None:
+    pil = need("PIL.Image", "pillow", "demo", "writing pictures")
+    if path.suffix:
+        _atomic(path, lambda f: pil.fromarray(contact_sheet(spec, x)).save(f, format="PNG"))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(to_pixels(spec, x).numpy()):
+        array = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+        _atomic(path / f"{i:05d}.png", lambda f, a=array: pil.fromarray(a).save(f, format="PNG"))
+
+
+def _recordings(spec: Spec, x: Tensor, path: Path) -> None:
+    soundfile = need("soundfile", "soundfile", "audio", "writing .wav files")
+    rate = int(spec.extra.get("sample_rate", 16_000))
+    path.mkdir(parents=True, exist_ok=True)
+    for i, samples in enumerate(to_audio(spec, x).numpy()):
+        _atomic(
+            path / f"{i:05d}.wav",
+            lambda f, s=samples: soundfile.write(f, s, rate, format="WAV", subtype="PCM_16"),
+        )
+
+
+def _tables(spec: Spec, x: Tensor, path: Path) -> None:
+    if spec.kind == "table":
+        frame = to_frame(spec, x)
+    else:
+        pd = need("pandas", "pandas", "tables", "writing a table")
+        names = spec.extra.get("columns") or [f"x{j}" for j in range(spec.shape[-1])]
+        frame = pd.DataFrame(x.reshape(-1, spec.shape[-1]).numpy(), columns=names)
+        if spec.kind == "series":
+            n, t = len(x), spec.shape[0]
+            frame.insert(0, "sample", np.repeat(np.arange(n), t))
+            frame.insert(1, "time", np.tile(np.arange(t), n))
+    if path.suffix.lower() == ".parquet":
+        need("pyarrow", "pyarrow", "tables", "writing .parquet")
+        _atomic(path, lambda f: frame.to_parquet(f, index=False))
+    else:
+        _atomic(path, lambda f: f.write(frame.to_csv(index=False).encode()))
+
+
+def _atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write beside the path, then rename; nothing is left behind when writing fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+        # a temporary file is private; the result gets what the user's mask allows
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

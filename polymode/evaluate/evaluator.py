@@ -1,0 +1,201 @@
+"""Evaluates one model, or many under one protocol: the real side, its ceiling and the floor are measured once.
+
+Samples of a conditional model are drawn under the conditions of the test rows they are compared with, so data and
+samples have the same mixture of conditions.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from polymode import catalogue
+from polymode.core.checkpoint import name_of
+from polymode.core.errors import DataError, PolymodeError
+from polymode.core.likelihood import Likelihood
+from polymode.core.model import GenerativeModel
+from polymode.core.spec import Columns
+from polymode.data.dataset import DataSet
+from polymode.evaluate.comparison import Comparison, Reference
+from polymode.evaluate.features import features_for
+from polymode.evaluate.likelihood import Scorer, split_for
+from polymode.evaluate.measurement import Measurement
+from polymode.evaluate.metrics import applicable, find, measure
+from polymode.evaluate.noise import Noise
+from polymode.evaluate.pictures import pictures_for
+from polymode.evaluate.report import Report, Row
+
+#: rows on each side, where the caller does not say and the test split has as many
+ROWS = 1000
+
+
+class Evaluator:
+    """Measures models of one data set under one protocol.
+
+    Args:
+        data: what the models learned from; its test split is compared with.
+        n: rows and samples on each side; default all test rows, at most 1000.
+        seed: fixes the rows, the samples and every draw of a metric.
+        limit: most rows that likelihoods are measured on.
+        metrics: names of metrics; None for all that the data and the model allow.
+        features: the feature space, see `features_for`.
+        num_samples: importance samples of a bound.
+        ceiling: measure real training rows too.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        limit: int = 2000,
+        metrics: Sequence[str] | None = None,
+        features: str = "auto",
+        num_samples: int = 16,
+        ceiling: bool = True,
+    ) -> None:
+        if n is not None and n < 2:
+            raise PolymodeError(f"n={n}, expected at least 2 samples to measure")
+        for name in metrics or ():
+            find(name)
+        self.data, self.seed, self.limit, self.metrics = data, seed, limit, metrics
+        self.num_samples, self._with_ceiling = num_samples, ceiling
+        wanted = min(len(data.test), ROWS if n is None else n)
+        self.reference = Reference(data, features_for(data, features, seed=seed), n=wanted, seed=seed, limit=limit)
+        #: how many samples of a model are drawn
+        self.n = wanted if n is None else n
+        self.protocol = {
+            "data": data.fingerprint, "n": self.n, "seed": seed, "limit": limit, "num_samples": num_samples,
+            "features": self.reference.space.name, "metrics": None if metrics is None else list(metrics),
+        }  # fmt: skip
+
+    @cached_property
+    def ceiling(self) -> Row | None:
+        """Real training rows under the same metrics: what a perfect model reaches."""
+        if not self._with_ceiling:
+            return None
+        likelihood = None
+        if self.data.log_density is not None:
+            x, _ = self.data.test.take(self.limit, self.reference.generator("ceiling"))
+            nats = self.data.log_density(x)
+            spec = self.data.spec
+            likelihood = Likelihood("exact", nats, spec.num_dims, spec.is_discrete, protocol="the data's own density")
+        comparison = Comparison(self.reference, self.reference.train)
+        return Row("real data", "ceiling", likelihood, self._measure(comparison))
+
+    @cached_property
+    def floor(self) -> Row:
+        """Independent noise under the same metrics: what a model must beat."""
+        noise = Noise(self.data.spec)
+        scorer = Scorer(noise, seed=self.seed)
+        likelihood = scorer(split_for(noise, self.data.test), limit=self.limit)
+        # a seed of its own: a Gaussian model would else draw the very same rows
+        samples = noise.sample(self.n, generator=self.reference.generator("floor"))
+        comparison = Comparison(self.reference, samples, scorer=scorer, likelihood=likelihood)
+        return Row(noise.name, "floor", likelihood, self._measure(comparison))
+
+    def report(
+        self,
+        model: GenerativeModel,
+        *,
+        name: str | None = None,
+        history: Sequence[dict[str, Any]] = (),
+        seconds: float | None = None,
+        command: str = "",
+        options: dict[str, Any] | None = None,
+    ) -> Report:
+        """Measure one model.
+
+        Args:
+            name: what to call it; default its catalogue name.
+            history: the log of its training, a dictionary a row, for the curves.
+            seconds: what its training took.
+            command: what made it, for the facts.
+            options: options of its `sample`.
+
+        Raises:
+            PolymodeError: the model was made for other data.
+        """
+        self._check(model)
+        begun = time.perf_counter()
+        scorer = Scorer(model, num_samples=self.num_samples, seed=self.seed)
+        likelihood = scorer(split_for(model, self.data.test), limit=self.limit)
+        condition = None
+        if model.condition_spec is not None:
+            if self.reference.condition is None:
+                raise DataError(
+                    f"{self.data.name} has no conditions and the model needs them; give what it learned from"
+                )
+            # more samples than test rows go through the conditions again
+            condition = self.reference.condition[torch.arange(self.n) % self.reference.n]
+        before = time.perf_counter()
+        samples = model.sample(self.n, condition, seed=self.seed, **(options or {}))
+        took = time.perf_counter() - before
+        comparison = Comparison(self.reference, samples, model, scorer, likelihood, condition, took)
+        row = Row(name or name_of(type(model)), "model", likelihood, self._measure(comparison))
+        pictures = tuple(pictures_for(comparison, history))
+        facts = self._facts(model, seconds, command, options) | {"seconds to evaluate": time.perf_counter() - begun}
+        return Report(row, self.ceiling, self.floor, self.data.spec.kind, self.protocol, facts, pictures)
+
+    def _measure(self, comparison: Comparison) -> tuple[Measurement, ...]:
+        return tuple(m for metric in applicable(comparison, self.metrics) for m in measure(metric, comparison))
+
+    def _check(self, model: GenerativeModel) -> None:
+        mine, its = self.data.spec, model.spec
+        same = mine.signature == its.signature and mine.shape == its.shape and mine.levels == its.levels
+        if same and isinstance(mine.support, Columns) and isinstance(its.support, Columns):
+            same = [c.name for c in mine.support.columns] == [c.name for c in its.support.columns]
+        if not same:
+            raise DataError(f"the model was made for {its} and {self.data.name} is {mine}; give what it learned from")
+
+    def _facts(
+        self, model: GenerativeModel, seconds: float | None, command: str, options: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        row = catalogue.row_of(type(model))
+        return {
+            "title": "" if row is None else f"{row.title} ({row.paper})",
+            "model": name_of(type(model)),
+            "arguments": {k: repr(v) for k, v in model.arguments.items()},
+            "condition": "none" if model.condition_spec is None else " and ".join(model.condition_spec.kinds),
+            "parameters": f"{model.num_parameters:,}",
+            "sampling options": {k: repr(v) for k, v in (options or {}).items()},
+            "seconds to train": seconds,
+            "features": f"{self.reference.space.name}: {self.reference.space.protocol}",
+            "seed": str(self.seed),
+            "command": command,
+            "versions": {
+                "polymode": catalogue.VERSION, "torch": torch.__version__, "python": platform.python_version(),
+            },
+            "data": self.data.summary(),
+        }  # fmt: skip
+
+
+def evaluate(
+    model: GenerativeModel,
+    data: DataSet,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    limit: int = 2000,
+    metrics: Sequence[str] | None = None,
+    features: str = "auto",
+    num_samples: int = 16,
+    ceiling: bool = True,
+    **about: Any,
+) -> Report:
+    """Measure a model against data: likelihood, sample metrics with intervals, ceiling and floor, pictures.
+
+    Args:
+        n, seed, limit, metrics, features, num_samples, ceiling: as of `Evaluator`.
+        about: name, history, seconds, command and options, as of `Evaluator.report`.
+    """
+    evaluator = Evaluator(
+        data, n=n, seed=seed, limit=limit, metrics=metrics, features=features, num_samples=num_samples, ceiling=ceiling
+    )
+    return evaluator.report(model, **about)

@@ -1,0 +1,91 @@
+"""Every metric there is, in one literal table; each is one file with a function ``measure(comparison)``.
+
+`needs` says what must be there for a metric to be asked at all:
+    likelihood     the model has one that is normalised
+    log_density    the data set knows its own density
+    modes          the data set knows its own modes
+    model          it measures a model, not samples, so it has no ceiling
+    train          it compares with training rows, so real training rows are no ceiling for it
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from polymode.core.errors import PolymodeError, nearest
+from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.measurement import Better, Measurement
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its name and title, where it is, which direction is better, what it needs, the fewest rows it works
+    with, and the metric to use below that."""
+
+    name: str
+    path: str
+    title: str
+    better: Better
+    needs: tuple[str, ...]
+    min_n: int
+    instead: str
+    paper: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("kid", "kid", "KID", "lower", (), 40, "sliced_wasserstein", "Binkowski et al. 2018, arXiv:1801.01401"),
+    Metric("frechet", "frechet", "Frechet", "lower", (), 40, "kid", "Heusel et al. 2017, arXiv:1706.08500"),
+    Metric("prdc", "prdc", "precision", "higher", (), 20, "sliced_wasserstein",
+           "Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797"),
+    Metric("mmd", "mmd", "MMD²", "lower", (), 20, "sliced_wasserstein", "Gretton et al. 2012, JMLR 13"),
+    Metric("sliced_wasserstein", "sliced_wasserstein", "sliced W2", "lower", (), 8, "speed",
+           "Bonneel et al. 2015, J. Math. Imaging Vis. 51"),
+    Metric("c2st", "c2st", "C2ST", "lower", (), 50, "mmd", "Lopez-Paz and Oquab 2017, arXiv:1610.06545"),
+    Metric("modes", "modes", "modes", "higher", ("modes",), 20, "sliced_wasserstein",
+           "Srivastava et al. 2017, arXiv:1705.07761"),
+    Metric("density_kl", "density_kl", "KL(data||model)", "lower", ("log_density", "likelihood"), 20,
+           "sliced_wasserstein", "Kullback and Leibler 1951"),
+    Metric("memorisation", "memorisation", "memorisation", None, ("train",), 20, "gap",
+           "Meehan, Chaudhuri and Dasgupta 2020, arXiv:2004.05675"),
+    Metric("gap", "gap", "train/test gap", "lower", ("likelihood", "model"), 8, "memorisation", ""),
+    Metric("speed", "speed", "samples/s", "higher", ("model",), 1, "", ""),
+)  # fmt: skip
+
+
+def find(name: str) -> Metric:
+    """The row of a metric, or an error that names the nearest."""
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    names = [m.name for m in METRICS]
+    raise PolymodeError(f"there is no metric {name!r}{nearest(name, names) or '; metrics are: ' + ', '.join(names)}")
+
+
+def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metric]:
+    """The metrics of these names (all for None) whose needs this comparison meets, in the table's order."""
+    wanted = METRICS if names is None else [find(name) for name in dict.fromkeys(names)]
+    likelihood, data = comparison.likelihood, comparison.data
+    met = {
+        "likelihood": likelihood is not None and likelihood.kind in ("exact", "lower bound", "estimate"),
+        "log_density": data.log_density is not None,
+        "modes": data.modes is not None,
+        "model": comparison.model is not None,
+        "train": comparison.model is not None,
+    }
+    return [metric for metric in wanted if all(met[need] for need in metric.needs)]
+
+
+def measure(metric: Metric, comparison: Comparison) -> list[Measurement]:
+    """The numbers of a metric, or one measurement that holds the sentence of its refusal."""
+    try:
+        if comparison.n < metric.min_n:
+            raise PolymodeError(
+                f"{metric.title} needs at least {metric.min_n} rows on each side and there are {comparison.n}; "
+                f"use more rows, or {metric.instead}"
+            )
+        module = importlib.import_module(f"polymode.evaluate.metrics.{metric.path}")
+        return module.measure(comparison)
+    except PolymodeError as error:
+        return [Measurement.refused(metric.title, comparison.n, metric.better, str(error))]

@@ -1,0 +1,1 @@
+"""Chain-rule models."""

@@ -1,0 +1,308 @@
+"""Gaussian mixture by expectation maximisation.
+
+Dempster, Laird and Rubin 1977, Maximum Likelihood from Incomplete Data via the EM Algorithm; start by k-means++
+(Arthur and Vassilvitskii 2007); a conjugate prior on covariances (Fraley and Raftery 2007, Bayesian Regularization
+for Normal Mixture Estimation and Model-Based Clustering, section 2.1); short runs first (Biernacki, Celeux and
+Govaert 2003).
+
+    r_nk = softmax_k(log w_k + E_u log N(y_n + u; mu_k, Sigma_k))                                   (E)
+    N_k = sum_n r_nk,   w_k = N_k / N,   mu_k = sum_n r_nk y_n / N_k                                (M)
+    Sigma_k = (sum_n r_nk (y_n - mu_k)(y_n - mu_k)^T + N_k V + m Lambda) / (N_k + m)
+    J = sum_n logsumexp_k(...) - m/2 sum_k (log |Sigma_k| + tr Sigma_k^-1 Lambda)      never decreases
+
+`expect` holds (E), `maximise` (M), `objective` J. u is the uniform noise of dequantised lattices and V its diagonal
+covariance (both 0 on reals): its moments are known, so EM runs without drawing it and J bounds the dequantised
+likelihood. Lambda is the diagonal covariance within the clusters of the first start, worth m rows (`prior_rows`);
+m = 0 is maximum likelihood.
+Deviation: the prior's scale comes from clusters, not from all rows (a ring of narrow modes would be blurred by their
+distance), it is diagonal and counted in rows; means and weights have none.
+
+Likelihood: exact on reals, a bound by uniform dequantisation on lattices; K D^2 operations a row (D^2 + K D when tied,
+K D when diagonal). Sampling: one component's share of it. A fit costs that times rows times iterations.
+Expected: the ring of 8 Gaussians within 0.05 nats of its entropy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.errors import PolymodeError, require_choice
+from polymode.core.model import FitsDirectly
+from polymode.core.spec import Spec
+from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
+from polymode.parts.dequantized import DequantizedDensity
+
+Covariance = Literal["auto", "full", "tied", "diag"]
+#: up to this many dimensions "auto" means "full"
+MOST_FULL = 100
+#: rows, Lloyd iterations and EM iterations of a short run
+SHORT_ROWS, LLOYD, SHORT_RUN = 5000, 10, 20
+#: numbers held at once by a pass over the rows
+CHUNK = 2**22
+
+
+class Mixture(NamedTuple):
+    """K Gaussians: log_weights (K,), means (K, D), and whiten, the inverse Cholesky factors of the covariances:
+    (K, D, D) full, (1, D, D) tied, (K, D) diagonal."""
+
+    log_weights: Tensor
+    means: Tensor
+    whiten: Tensor
+
+
+class Prior(NamedTuple):
+    """What every covariance is made of besides the data: noise V (D,), rows m, scale Lambda (D,)."""
+
+    noise: Tensor
+    rows: float
+    scale: Tensor
+
+
+class GMM(DequantizedDensity, FitsDirectly):
+    """A mixture of Gaussians, one mixture a class where there are labels.
+
+    A class with fewer rows than 10, or than twice the components, is served by the mixture of all rows.
+
+    Args:
+        spec: what one datum is.
+        condition_spec: a label or nothing.
+        components: K, Gaussians of a mixture.
+        covariance: "full", one each; "tied", one for all; "diag", one diagonal each; "auto" is full up to 100
+            dimensions and tied above.
+        prior_rows: m, rows of prior knowledge in every covariance; 0 for none.
+        restarts: short runs from different starts, of which the best goes on.
+        max_iterations: of the long run.
+        tolerance: nats a row; a smaller gain stops it.
+
+    Raises:
+        PolymodeError: an argument out of range; when fitting, fewer rows than components, or without a prior a
+            component that collapsed.
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    whiten: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        condition_spec: ConditionSpec | None = None,
+        *,
+        components: int = 16,
+        covariance: Covariance = "auto",
+        prior_rows: float = 4.0,
+        restarts: int = 4,
+        max_iterations: int = 200,
+        tolerance: float = 1e-5,
+    ) -> None:
+        super().__init__(spec, condition_spec)
+        require_choice("covariance", covariance, ("auto", "full", "tied", "diag"))
+        if components < 1 or restarts < 1 or max_iterations < 1:
+            raise PolymodeError(
+                f"components={components}, restarts={restarts} and max_iterations={max_iterations}: "
+                "expected each at least 1"
+            )
+        if prior_rows < 0 or tolerance < 0:
+            raise PolymodeError(f"prior_rows={prior_rows} and tolerance={tolerance}: expected both at least 0")
+        d = spec.num_dims
+        self.components, self.prior_rows, self.restarts = components, prior_rows, restarts
+        self.max_iterations, self.tolerance = max_iterations, tolerance
+        self.covariance = covariance if covariance != "auto" else "full" if d <= MOST_FULL else "tied"
+        self.classes = Classes(condition_spec)
+        f, k = self.classes.fits, components
+        unit = torch.ones(k, d) if self.covariance == "diag" else torch.eye(d).expand(self._matrices, d, d)
+        self.register_buffer("log_weights", torch.full((f, k), -math.log(k)))
+        self.register_buffer("means", torch.zeros(f, k, d))
+        self.register_buffer("whiten", unit.repeat(f, *[1] * unit.dim()))
+
+    @property
+    def _matrices(self) -> int:
+        return 1 if self.covariance == "tied" else self.components
+
+    def mixture(self, fit: int = -1) -> Mixture:
+        """The mixture of a class, or of all rows."""
+        return Mixture(self.log_weights[fit], self.means[fit], self.whiten[fit])
+
+    def fit_directly(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator,
+        valid: tuple[Tensor, Condition | None] | None = None,
+        report: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        x, condition = self.enter(x, condition)
+        if len(x) < self.components:
+            raise PolymodeError(f"{len(x)} rows can't start {self.components} components; give fewer components")
+        least = max(LEAST_ROWS, 2 * self.components)
+        for fit, rows in self.classes.divide(condition, len(x), least):
+            y, noise = centred(self.dequantizer, x[rows])
+            centre = y.mean(0)
+            y = y - centre  # second moments about 0 would cancel far from it
+            mixture, prior = self._start(y, noise, generator)
+            found = self._climb(y, mixture, prior, report, fit)
+            self.log_weights[fit], self.means[fit] = found.log_weights, found.means + centre
+            self.whiten[fit] = found.whiten
+
+    def _start(self, y: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Mixture, Prior]:
+        """The best of several short runs on some rows, and the prior."""
+        best, prior, most = None, None, -math.inf
+        for _ in range(self.restarts):
+            some = y[torch.randperm(len(y), generator=generator)[:SHORT_ROWS].to(y.device)]
+            owner, centres = cluster(some, self.components, generator)
+            if prior is None:
+                within = (some - centres[owner]).square().mean(0) + noise
+                prior = Prior(noise, self.prior_rows, within.clamp(min=LEAST_VARIANCE))
+            one_hot = torch.nn.functional.one_hot(owner, self.components).to(y)
+            mixture = maximise(statistics(some, one_hot, self.covariance), prior, self.covariance)
+            value = {"objective": -math.inf}
+            for _ in range(SHORT_RUN if self.restarts > 1 else 0):
+                mixture, value = step(some, mixture, prior, self.covariance)
+            if best is None or value["objective"] > most:
+                best, most = mixture, value["objective"]
+        assert best is not None
+        assert prior is not None
+        return best, prior
+
+    def _climb(
+        self, y: Tensor, mixture: Mixture, prior: Prior, report: Callable[[dict[str, float]], None] | None, fit: int
+    ) -> Mixture:
+        """EM until the objective gains less than the tolerance."""
+        before = -math.inf
+        for _ in range(self.max_iterations):
+            after, value = step(y, mixture, prior, self.covariance)
+            if report is not None:
+                report({**value, "fit": float(fit)})
+            if value["objective"] - before < self.tolerance:
+                break
+            mixture, before = after, value["objective"]
+        return mixture
+
+    def log_density(self, y: Tensor, condition: Condition | None) -> Tensor:
+        out = torch.empty(len(y), dtype=y.dtype, device=y.device)
+        for fit, rows in each(self.classes.of(condition, len(y))):
+            out[rows] = expect(y[rows], self.mixture(fit)).logsumexp(1)
+        return out
+
+    def draw(self, n: int, condition: Condition | None, generator: torch.Generator) -> Tensor:
+        fits = self.classes.of(condition, n)
+        k = rng.categorical(self.log_weights[fits], generator)
+        y = rng.randn((n, self.spec.num_dims), generator, self.means)
+        for fit, rows in each(fits):
+            for component, these in each(k[rows]):
+                chosen, whiten = rows[these], self.whiten[fit, component if self._matrices > 1 else 0]
+                if self.covariance == "diag":
+                    y[chosen] = y[chosen] / self.whiten[fit, component]
+                else:
+                    y[chosen] = torch.linalg.solve_triangular(whiten, y[chosen].T, upper=False).T
+        return y + self.means[fits, k]
+
+
+def expect(y: Tensor, mixture: Mixture, noise: Tensor | None = None) -> Tensor:
+    """log w_k + E_u log N(y + u; mu_k, Sigma_k), (B, K); u has variance ``noise`` (D,), None for no noise."""
+    log_weights, means, whiten = mixture
+    if whiten.dim() == 2:
+        quadratic = torch.stack([(((y - m) * w) ** 2).sum(1) for m, w in zip(means, whiten, strict=True)], 1)
+    elif len(whiten) == 1:
+        y, means = y @ whiten[0].T, means @ whiten[0].T
+        quadratic = torch.stack([((y - m) ** 2).sum(1) for m in means], 1)
+    else:
+        quadratic = torch.stack([(((y - m) @ w.T) ** 2).sum(1) for m, w in zip(means, whiten, strict=True)], 1)
+    log_norm = log_determinant(whiten) - 0.5 * means.shape[1] * math.log(2 * math.pi)
+    if noise is not None:
+        log_norm = log_norm - 0.5 * trace(whiten, noise)
+    return log_weights + log_norm - 0.5 * quadratic
+
+
+def log_determinant(whiten: Tensor) -> Tensor:
+    """log |Sigma^-1/2| of each covariance."""
+    return (whiten if whiten.dim() == 2 else whiten.diagonal(dim1=1, dim2=2)).log().sum(1)
+
+
+def trace(whiten: Tensor, diagonal: Tensor) -> Tensor:
+    """tr(Sigma^-1 diag(diagonal)) of each covariance."""
+    return (whiten**2 * diagonal).flatten(1).sum(1)
+
+
+def statistics(y: Tensor, r: Tensor, covariance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over rows under responsibilities r (B, K): of 1 (K,), of y (K, D), of y y^T in the covariance's form."""
+    if covariance == "full":
+        second = torch.stack([(y * r_k.unsqueeze(1)).T @ y for r_k in r.T])  # (K, D, D)
+    elif covariance == "tied":
+        second = (y.T @ y).unsqueeze(0)  # responsibilities sum to one
+    else:
+        second = r.T @ y**2  # (K, D)
+    return r.sum(0), r.T @ y, second
+
+
+def maximise(sums: tuple[Tensor, Tensor, Tensor], prior: Prior, covariance: str) -> Mixture:
+    """The mixture that maximises J under the responsibilities that made the sums."""
+    count, first, second = sums
+    # an empty component has no mean; at the centre of the data with weight zero it is harmless
+    means = first / count.clamp(min=torch.finfo(count.dtype).tiny).unsqueeze(1)
+    if covariance == "diag":
+        scatter = (second - first * means).clamp(min=0)  # rounding may fall below zero
+        total = count.unsqueeze(1)
+        variance = (scatter + total * prior.noise + prior.rows * prior.scale) / (total + prior.rows)
+        whiten, failed = variance.rsqrt(), ~(variance > 0)
+    else:
+        outer = first.unsqueeze(2) * means.unsqueeze(1)  # (K, D, D)
+        total = count.sum().view(1, 1) if covariance == "tied" else count.unsqueeze(1)
+        scatter = second - (outer.sum(0, keepdim=True) if covariance == "tied" else outer)
+        scatter = scatter + torch.diag_embed(total * prior.noise + prior.rows * prior.scale)
+        factor, failed = torch.linalg.cholesky_ex(scatter / (total + prior.rows).unsqueeze(2))
+        eye = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
+        whiten = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    if failed.any() or not torch.isfinite(whiten).all():
+        raise PolymodeError(
+            f"a component collapsed to a singular covariance with prior_rows={prior.rows:g}; "
+            "raise prior_rows, give fewer components, or covariance='diag'"
+        )
+    return Mixture((count / count.sum()).log(), means, whiten)
+
+
+def step(y: Tensor, mixture: Mixture, prior: Prior, covariance: str) -> tuple[Mixture, dict[str, float]]:
+    """One iteration of EM over all rows, and what the mixture was worth before it, in nats a row."""
+    rows = max(1, CHUNK // y.shape[1])
+    sums, total = None, 0.0
+    for piece in y.split(rows):
+        joint = expect(piece, mixture, prior.noise)
+        total += float(joint.logsumexp(1).sum())
+        part = statistics(piece, joint.softmax(1), covariance)
+        sums = part if sums is None else tuple(a + b for a, b in zip(sums, part, strict=True))
+    assert sums is not None
+    value = {"log_likelihood": total / len(y), "objective": (total + penalty(mixture, prior)) / len(y)}
+    return maximise(sums, prior, covariance), value
+
+
+def penalty(mixture: Mixture, prior: Prior) -> float:
+    """The prior's part of J."""
+    whiten = mixture.whiten
+    return float(prior.rows * (log_determinant(whiten) - 0.5 * trace(whiten, prior.scale)).sum())
+
+
+def cluster(y: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(nearest of k centres for each row (N,), centres (K, D)): k-means++ seeding, then Lloyd's algorithm."""
+    first = int(rng.randint(len(y), (1,), generator))
+    centres, nearest = y[first : first + 1], ((y - y[first]) ** 2).sum(1)
+    for _ in range(1, k):
+        # rows that coincide with a centre have no chance, unless all do
+        chance = (nearest if nearest.sum() > 0 else torch.ones_like(nearest)).cumsum(0)
+        u = rng.rand((1,), generator, chance) * chance[-1]
+        pick = int(torch.searchsorted(chance, u, right=True).clamp(max=len(y) - 1))
+        centres = torch.cat([centres, y[pick : pick + 1]])
+        nearest = torch.minimum(nearest, ((y - y[pick]) ** 2).sum(1))
+    for _ in range(LLOYD):
+        owner = torch.cdist(y, centres).argmin(1)
+        one_hot = torch.nn.functional.one_hot(owner, k).to(y)
+        count = one_hot.sum(0).unsqueeze(1)
+        centres = torch.where(count > 0, one_hot.T @ y / count.clamp(min=1), centres)
+    return torch.cdist(y, centres).argmin(1), centres

@@ -1,0 +1,222 @@
+"""Gaussian kernel density estimate: every training row is a small Gaussian.
+
+Parzen 1962, On Estimation of a Probability Density Function and Mode; Rosenblatt 1956. Bandwidth by likelihood
+cross-validation: Habbema, Hermans and van den Broek 1974; Duin 1976.
+
+    p(y) = 1/M sum_m N(y; y_m, diag(h^2 s^2 + V)),   s the standard deviation of each dimension
+    h = argmax sum_i E_u log p_-i(y_i + u)     over validation rows, or training rows with their own kernel left out
+
+`log_kernels` holds the sum, `KDE._choose` the second line: a grid about Scott's M^(-1/(D + 4)), then golden section.
+V is the variance of the uniform noise of a dequantised lattice (0 on reals): a row's own cell is always covered.
+
+It keeps training rows by definition: a checkpoint holds up to `max_rows` of them, and samples are near copies of
+single rows.
+Likelihood: exact on reals, a bound by uniform dequantisation on lattices; M D operations a row. Sampling: one row and
+D normals.
+Expected: the ring of 8 Gaussians within 0.1 nats of its entropy from 2,000 rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.errors import PolymodeError
+from polymode.core.model import FitsDirectly
+from polymode.core.spec import Spec
+from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
+from polymode.parts.dequantized import DequantizedDensity
+
+#: rows whose likelihood chooses a bandwidth
+JUDGES = 1000
+#: bandwidths tried first, as powers of two times Scott's
+GRID = range(-7, 3)
+#: golden-section steps: each leaves 0.618 of the bracket, which is a factor of four at first
+GOLDEN_STEPS = 12
+#: numbers of a block of kernel values
+CHUNK = 2**22
+
+
+class KDE(DequantizedDensity, FitsDirectly):
+    """A Gaussian kernel on every training row, those of the same class where there are labels.
+
+    A class of fewer than 10 rows is served by all rows.
+
+    Args:
+        spec: what one datum is.
+        condition_spec: a label or nothing.
+        bandwidth: h in standard deviations of each dimension; None chooses it by likelihood, for each class.
+        max_rows: M, the most rows kept; of more, a random choice.
+
+    Raises:
+        PolymodeError: an argument out of range; when used before it was fitted.
+    """
+
+    resizable: ClassVar = ("rows", "owner")
+    rows: Tensor
+    owner: Tensor
+    bandwidth: Tensor
+    variance: Tensor
+    noise: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        condition_spec: ConditionSpec | None = None,
+        *,
+        bandwidth: float | None = None,
+        max_rows: int = 20_000,
+    ) -> None:
+        super().__init__(spec, condition_spec)
+        if bandwidth is not None and bandwidth <= 0:
+            raise PolymodeError(f"bandwidth={bandwidth}, expected above 0, or None to choose it by likelihood")
+        if max_rows < 2:
+            raise PolymodeError(f"max_rows={max_rows}, expected at least 2")
+        self.fixed_bandwidth, self.max_rows = bandwidth, max_rows
+        self.classes = Classes(condition_spec)
+        d, f = spec.num_dims, self.classes.fits
+        self.register_buffer("rows", torch.empty(0, d))
+        self.register_buffer("owner", torch.empty(0, dtype=torch.long))
+        self.register_buffer("bandwidth", torch.ones(f))
+        self.register_buffer("variance", torch.ones(f, d))
+        noise = (self.dequantizer.width / self.dequantizer.scale) ** 2 / 12
+        self.register_buffer("noise", noise.to(self.dtype), persistent=False)
+
+    def fit_directly(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator,
+        valid: tuple[Tensor, Condition | None] | None = None,
+        report: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        x, condition = self.enter(x, condition)
+        if len(x) < 2:
+            raise PolymodeError(f"{len(x)} row is too few for a kernel density, expected at least 2")
+        kept = slice(None)
+        if len(x) > self.max_rows:
+            kept = torch.randperm(len(x), generator=generator)[: self.max_rows].to(x.device)
+        x, condition = x[kept], None if condition is None else condition[kept]
+        y, noise = centred(self.dequantizer, x)
+        self.rows = y.to(self.dtype)
+        self.owner = torch.full((len(y),), self.classes.fits - 1, device=y.device)
+        if condition is not None and condition.label is not None:
+            self.owner = condition.label.clone()
+        for fit, rows in self.classes.divide(condition, len(y)):
+            mine = y[rows]
+            variance = mine.var(0, correction=0).clamp(min=LEAST_VARIANCE)
+            self.variance[fit] = variance
+            h = self.fixed_bandwidth
+            if h is None:
+                judges = self._judges(fit, valid)
+                h = self._choose(mine, variance, noise, judges, generator, report)
+            self.bandwidth[fit] = h
+
+    def _judges(self, fit: int, valid: tuple[Tensor, Condition | None] | None) -> Tensor | None:
+        """Validation rows of a fit, or None where there are too few."""
+        if valid is None:
+            return None
+        x, condition = self.enter(*valid)
+        y = centred(self.dequantizer, x)[0]
+        if condition is not None and condition.label is not None and fit < self.classes.fits - 1:
+            y = y[condition.label == fit]
+        return y if len(y) >= LEAST_ROWS else None
+
+    def _choose(
+        self,
+        rows: Tensor,
+        variance: Tensor,
+        noise: Tensor,
+        judges: Tensor | None,
+        generator: torch.Generator,
+        report: Callable[[dict[str, float]], None] | None,
+    ) -> float:
+        """The bandwidth of the largest likelihood of the judges; without judges, of rows left out one at a time."""
+        own = None
+        pool = rows if judges is None else judges
+        chosen = torch.randperm(len(pool), generator=generator)[:JUDGES].to(pool.device)
+        judges = pool[chosen]
+        if pool is rows:
+            own = chosen
+
+        def worth(log_h: float) -> float:
+            total = math.exp(2 * log_h) * variance + noise
+            log_p = log_kernels(judges, rows, total, own).mean() - 0.5 * (noise / total).sum()
+            if report is not None:
+                report({"bandwidth": math.exp(log_h), "log_likelihood": float(log_p)})
+            return float(log_p)
+
+        scott = -math.log(len(rows)) / (rows.shape[1] + 4)
+        tried = [scott + i * math.log(2) for i in GRID]
+        best = max(tried, key=worth)
+        return math.exp(golden_section(worth, best - math.log(2), best + math.log(2)))
+
+    def _kernels(self, fit: int) -> tuple[Tensor, Tensor]:
+        """Rows and variances of a fit's kernels."""
+        if len(self.rows) == 0:
+            raise PolymodeError("this kernel density holds no rows yet; fit it first")
+        rows = self.rows if fit == self.classes.fits - 1 else self.rows[self.owner == fit]
+        return rows, self.bandwidth[fit] ** 2 * self.variance[fit] + self.noise
+
+    def log_density(self, y: Tensor, condition: Condition | None) -> Tensor:
+        out = torch.empty(len(y), dtype=y.dtype, device=y.device)
+        for fit, chosen in each(self.classes.of(condition, len(y))):
+            rows, variance = self._kernels(fit)
+            out[chosen] = log_kernels(y[chosen].double(), rows.double(), variance.double()).to(y.dtype)
+        return out
+
+    def draw(self, n: int, condition: Condition | None, generator: torch.Generator) -> Tensor:
+        y = rng.randn((n, self.spec.num_dims), generator, self.variance)
+        u = rng.rand((n,), generator, self.variance.double())
+        for fit, chosen in each(self.classes.of(condition, n)):
+            rows, variance = self._kernels(fit)
+            y[chosen] = rows[(u[chosen] * len(rows)).long()] + variance.sqrt() * y[chosen]
+        return y
+
+
+def log_kernels(y: Tensor, rows: Tensor, variance: Tensor, own: Tensor | None = None) -> Tensor:
+    """log 1/M sum_m N(y; rows_m, diag(variance)), (B,), in float64 because squares of large numbers are subtracted.
+
+    Args:
+        y: (B, D).
+        rows: (M, D).
+        variance: (D,).
+        own: (B,) the row that each y is, left out of its sum; None leaves out nothing.
+    """
+    centre, scale = rows.mean(0), variance.sqrt()
+    b = (rows - centre) / scale
+    half = 0.5 * (b**2).sum(1)
+    out = []
+    size = max(1, CHUNK // len(rows))
+    for i in range(0, len(y), size):
+        a = (y[i : i + size] - centre) / scale
+        exponent = a @ b.T - half - 0.5 * (a**2).sum(1, keepdim=True)  # (B, M)
+        if own is not None:
+            exponent.scatter_(1, own[i : i + size].unsqueeze(1), -torch.inf)
+        out.append(exponent.logsumexp(1))
+    log_norm = scale.log().sum() + 0.5 * len(variance) * math.log(2 * math.pi)
+    return torch.cat(out) - log_norm - math.log(len(rows) - (own is not None))
+
+
+def golden_section(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one peak in (low, high) is largest (Kiefer 1953)."""
+    ratio = (math.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    fa, fb = f(a), f(b)
+    for _ in range(GOLDEN_STEPS):
+        if fa > fb:
+            high, b, fb = b, a, fa
+            a = high - ratio * (high - low)
+            fa = f(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + ratio * (high - low)
+            fb = f(b)
+    return (low + high) / 2

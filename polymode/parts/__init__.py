@@ -1,0 +1,1 @@
+"""What models are built of: distributions, bijections, layers, noising processes, solvers, samplers, encoders."""

@@ -1,0 +1,1 @@
+"""Heads and priors with exact log_prob."""

@@ -1,0 +1,1 @@
+"""Condition encoders and feature networks."""

@@ -1,0 +1,45 @@
+"""One encoder turns any condition into a vector: an embedding of labels, a linear map of vectors, a GRU over tokens.
+
+The GRU's states are averaged, so that no token is far from the result.
+Rows whose condition was dropped get a learned null in place of the sum (Ho and Salimans 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polymode.core.condition import Condition, ConditionSpec
+
+
+class ConditionEncoder(nn.Module):
+    """Condition -> (B, width). Models inject it by concatenation, addition to hidden layers, FiLM or attention."""
+
+    def __init__(self, spec: ConditionSpec, width: int) -> None:
+        super().__init__()
+        self.spec, self.width = spec, width
+        self.label = None if spec.label is None else nn.Embedding(spec.label, width)
+        self.vector = None if spec.vector is None else nn.Linear(spec.vector, width)
+        self.symbols = None if spec.tokens is None else nn.Embedding(spec.tokens[0], width)
+        self.reader = None if spec.tokens is None else nn.GRU(width, width, batch_first=True)
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, condition: Condition) -> Float[Tensor, "B W"]:
+        """The condition's vector, the sum of its kinds."""
+        total = torch.zeros(len(condition), self.width, dtype=self.null.dtype, device=self.null.device)
+        if self.label is not None and condition.label is not None:
+            total = total + self.label(condition.label)
+        if self.vector is not None and condition.vector is not None:
+            total = total + self.vector(condition.vector.to(self.null.dtype))
+        if self.symbols is not None and self.reader is not None and condition.tokens is not None:
+            total = total + self.reader(self.symbols(condition.tokens))[0].mean(1)
+        # the null is in the graph even when no row is dropped, so that it always has a gradient
+        dropped = condition.dropped
+        kept = torch.ones_like(total[:, :1]) if dropped is None else (~dropped).to(total.dtype).unsqueeze(1)
+        return total * kept + self.null * (1 - kept)
+
+
+def encoder_for(spec: ConditionSpec | None, width: int) -> tuple[ConditionEncoder | None, int]:
+    """(encoder, its width), or (None, 0) for an unconditional model."""
+    return (None, 0) if spec is None else (ConditionEncoder(spec, width), width)

@@ -1,0 +1,1 @@
+"""Noising processes and the conversions between what they predict."""

@@ -1,0 +1,1 @@
+"""Sampling algorithms on callables."""

@@ -1,0 +1,222 @@
+"""Markov chains that follow the gradient of an energy, and annealed importance sampling with them.
+
+    Langevin:  y' = y - e^2/2 grad E(y) + e xi                          Roberts and Tweedie 1996
+    adjusted:  accept y' with min(1, p(y') q(y | y') / p(y) q(y' | y))  (MALA), exact at any step size e
+    lattice:   q(v | y) ~ exp(-(v - y)(grad E)_d / 2 - (v - y)^2 / (2 e^2)) for each dimension d on its levels
+                                                        Zhang, Liu and Liu 2022 (arXiv:2206.09914), eq. 4
+    AIS:       log Z - log Z_0 = log E exp(sum_j (beta_j+1 - beta_j) (E_0 - E)(y_j))
+                                                        Neal 2001 (arXiv:physics/9803008), eq. 6, 11
+
+Functions of an energy `E(y): (B, F) -> (B,)`, unnormalised: p is proportional to exp(-E). A `Kernel` is one step that
+returns its acceptance rate, by which `tuned` moves the step size; `annealed_log_partition` takes any kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.errors import PolymodeError
+
+Energy = Callable[[Tensor], Tensor]
+#: the acceptance rate that is best for MALA on products of many dimensions (Roberts and Rosenthal 1998)
+BEST_ACCEPTANCE = 0.574
+
+
+@dataclass(frozen=True)
+class State:
+    """Chains with what is known of them: positions y (B, F), energies (B,) and their gradients (B, F)."""
+
+    y: Tensor
+    energy: Tensor
+    gradient: Tensor
+
+
+def state_at(energy: Energy, y: Tensor) -> State:
+    """The state of chains at y; gradients are taken in y only."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        e = energy(y)
+        (gradient,) = torch.autograd.grad(e.sum(), y)
+    return State(y.detach(), e.detach(), gradient)
+
+
+#: one step of chains: (energy, state, step size, generator) -> (next state, mean acceptance)
+Kernel = Callable[[Energy, State, float, torch.Generator], tuple[State, Tensor]]
+
+
+def langevin_step(energy: Energy, state: State, step_size: float, generator: torch.Generator) -> tuple[State, Tensor]:
+    """An unadjusted step: right only as the step size goes to 0."""
+    noise = rng.randn(state.y.shape, generator, state.y)
+    y = state.y - 0.5 * step_size**2 * state.gradient + step_size * noise
+    return state_at(energy, y), torch.ones((), device=y.device, dtype=y.dtype)
+
+
+def mala_step(energy: Energy, state: State, step_size: float, generator: torch.Generator) -> tuple[State, Tensor]:
+    """A Metropolis-adjusted Langevin step."""
+    noise = rng.randn(state.y.shape, generator, state.y)
+    proposed = state_at(energy, state.y - 0.5 * step_size**2 * state.gradient + step_size * noise)
+    back = (state.y - proposed.y + 0.5 * step_size**2 * proposed.gradient) / step_size
+    log_ratio = state.energy - proposed.energy + 0.5 * (noise.square() - back.square()).sum(1)
+    return _metropolis(state, proposed, log_ratio, generator)
+
+
+@dataclass(frozen=True)
+class LatticeKernel:
+    """The adjusted Langevin-like step on a lattice: all dimensions move at once, each among nearby levels.
+
+    Args:
+        levels: K, the values spread evenly over [-1, 1].
+        reach: how many levels a step may go up or down.
+    """
+
+    levels: int
+    reach: int = 4
+
+    def __call__(
+        self, energy: Energy, state: State, step_size: float, generator: torch.Generator
+    ) -> tuple[State, Tensor]:
+        log_q, move, top = self._proposal(state, step_size)
+        # by the inverse distribution function, in the dtype of the chains: it is most of a step's time
+        u = rng.rand((*state.y.shape, 1), generator, state.y)
+        pick = torch.minimum((log_q.exp().cumsum(-1) <= u).sum(-1), top).unsqueeze(-1)  # (B, F, 1)
+        proposed = state_at(energy, self._snapped(state.y + move[pick.squeeze(-1)]))
+        log_q_back = self._proposal(proposed, step_size)[0]
+        there = log_q.gather(-1, pick).sum((1, 2))
+        back = log_q_back.gather(-1, len(move) - 1 - pick).sum((1, 2))
+        return _metropolis(state, proposed, state.energy - proposed.energy + back - there, generator)
+
+    def _proposal(self, state: State, step_size: float) -> tuple[Tensor, Tensor, Tensor]:
+        """log q of each move (B, F, M), the moves (M,) in units of y, and the highest move allowed (B, F)."""
+        reach, width = min(self.reach, self.levels - 1), 2 / (self.levels - 1)
+        hops = torch.arange(-reach, reach + 1, device=state.y.device)
+        move = hops.to(state.y.dtype) * width
+        logits = -0.5 * state.gradient.unsqueeze(-1) * move - move.square() / (2 * step_size**2)
+        level = ((state.y + 1) / width).round().long()
+        landing = level.unsqueeze(-1) + hops
+        logits = logits.masked_fill((landing < 0) | (landing >= self.levels), -torch.inf)
+        return logits.log_softmax(-1), move, reach + (self.levels - 1 - level).clamp(max=reach)
+
+    def _snapped(self, y: Tensor) -> Tensor:
+        """y on the lattice again: sums of moves would drift from it by rounding."""
+        width = 2 / (self.levels - 1)
+        return ((y + 1) / width).round() * width - 1
+
+
+def independence_steps(excess: Energy, y: Tensor, fresh: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Offer chains fresh draws of a base p_0, one after another, that are evaluated together.
+
+    With E = E_0 + excess a draw y' is taken with probability min(1, exp(excess(y) - excess(y'))). Exact, and the only
+    move here that can cross a wide gap; it is all but never taken in many dimensions.
+
+    Args:
+        y: chains (B, F).
+        fresh: draws (S, B, F), S offers to each chain.
+
+    Returns:
+        positions (B, F), and the mean acceptance.
+    """
+    with torch.no_grad():
+        now, offered = excess(y), excess(fresh.flatten(0, 1)).view(fresh.shape[:2])
+    taken = []
+    for candidate, its_excess in zip(fresh, offered, strict=True):
+        taken.append(_accepted(now - its_excess, generator))
+        y, now = torch.where(taken[-1].unsqueeze(1), candidate, y), torch.where(taken[-1], its_excess, now)
+    return y, torch.stack(taken).to(y.dtype).mean()
+
+
+def _accepted(log_ratio: Tensor, generator: torch.Generator) -> Tensor:
+    return rng.rand(log_ratio.shape, generator, log_ratio).log() < log_ratio
+
+
+def _metropolis(state: State, proposed: State, log_ratio: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
+    taken = _accepted(log_ratio, generator)
+    rows = taken.unsqueeze(1)
+    chosen = State(
+        torch.where(rows, proposed.y, state.y),
+        torch.where(taken, proposed.energy, state.energy),
+        torch.where(rows, proposed.gradient, state.gradient),
+    )
+    return chosen, taken.to(state.y.dtype).mean()
+
+
+def run(
+    energy: Energy, y: Tensor, kernel: Kernel, *, steps: int, step_size: float, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """Chains moved `steps` times: (their positions, the mean acceptance)."""
+    state, accepted = state_at(energy, y), []
+    for _ in range(steps):
+        state, rate = kernel(energy, state, step_size, generator)
+        accepted.append(rate)
+    return state.y, float(torch.stack(accepted).mean()) if accepted else 1.0
+
+
+def tuned(step_size: float, acceptance: float, rate: float = 0.1) -> float:
+    """A step size moved towards the best acceptance."""
+    return step_size * math.exp(rate * (acceptance - BEST_ACCEPTANCE))
+
+
+def annealed_log_partition(
+    base: Energy,
+    excess: Energy,
+    start: Callable[[torch.Generator], Tensor],
+    kernel: Kernel,
+    *,
+    temperatures: int,
+    step_size: float,
+    generator: torch.Generator,
+    moves: int = 1,
+) -> tuple[float, float]:
+    """(log Z of exp(-base - excess) less log Z of exp(-base), its standard error) by annealing from the base.
+
+    Two runs: the first finds a step size for each temperature, the second, with those fixed, gives the estimate, so
+    that the adaptation leaves it unbiased (in Z).
+
+    Args:
+        start: exact draws from the base (S, F); S is the number of weights averaged.
+        temperatures: J stages from the base to the target, at beta = (j / J)^2: closest where the base is far wider.
+        moves: steps of the kernel at each stage.
+    """
+    if temperatures < 1:
+        raise PolymodeError(f"temperatures={temperatures}, expected at least 1")
+    stages = (base, excess, kernel, temperatures, moves, generator)
+    sizes = _anneal(start(generator), step_size, None, *stages)[1]
+    log_w, _ = _anneal(start(generator), step_size, sizes, *stages)
+    top = log_w.max()
+    w = (log_w - top).exp()
+    mean = w.mean()
+    error = w.std() / math.sqrt(len(w)) / mean  # of log Z, by the delta method
+    return float(mean.log() + top), float(error)
+
+
+def _anneal(
+    y: Tensor,
+    size: float,
+    sizes: Sequence[float] | None,
+    base: Energy,
+    excess: Energy,
+    kernel: Kernel,
+    temperatures: int,
+    moves: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, list[float]]:
+    """(log weights (S,) float64, step sizes used); without `sizes` the step size is tuned on the way."""
+    used = []
+    log_w = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    for j in range(temperatures):
+        beta, before = ((j + 1) / temperatures) ** 2, (j / temperatures) ** 2
+        with torch.no_grad():
+            log_w = log_w - (beta - before) * excess(y).double()
+        used.append(size if sizes is None else sizes[j])
+
+        def at_beta(z: Tensor, beta: float = beta) -> Tensor:
+            return base(z) + beta * excess(z)
+
+        y, rate = run(at_beta, y, kernel, steps=moves, step_size=used[-1], generator=generator)
+        size = tuned(size, rate, 0.3)
+    return log_w, used

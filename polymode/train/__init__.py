@@ -1,0 +1,1 @@
+"""How models learn: the loop, EMA, checkpoints, resume, guard."""

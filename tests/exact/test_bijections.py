@@ -1,0 +1,219 @@
+"""Every bijection against its own inverse and against autograd's Jacobian, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polymode.parts.bijections.affine import ActNorm, ContextAffine
+from polymode.parts.bijections.base import Bijection, Chain
+from polymode.parts.bijections.coupling import Couplings
+from polymode.parts.bijections.multiscale import MultiScale, most_scales
+from polymode.parts.bijections.rearrange import Permutation, Squeeze, checkerboard_order
+from polymode.parts.nn.mlp import MLP
+from polymode.parts.nn.resnet import ResNet
+
+WIDTH = 3
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def mlp(context: int = 0) -> Callable[[int, int], nn.Module]:
+    # tanh: a numerical Jacobian at a kink of relu would prove nothing
+    return lambda ins, outs: MLP(ins, outs, (16,), context_features=context, act="tanh")
+
+
+def conv(context: int = 0) -> Callable[[int, int, tuple[int, int]], nn.Module]:
+    return lambda ins, outs, size: ResNet(ins, outs, width=6, blocks=1, size=size, context_features=context, act="tanh")
+
+
+def couplings(channels: int, context: int = 0, layers: int = 5, **options: bool) -> Couplings:
+    return Couplings(channels, mlp(context), layers=layers, generator=generator(), **options)
+
+
+def multiscale(context: int = 0, scales: int = 2, **options: bool) -> MultiScale:
+    return MultiScale((1, 4, 8), conv(context), scales=scales, layers=3, generator=generator(), **options)
+
+
+#: name -> (make with a context width, event shape)
+BIJECTIONS: dict[str, tuple[Callable[[int], Bijection], tuple[int, ...]]] = {
+    "actnorm": (lambda c: ActNorm(5), (5,)),
+    "actnorm on images": (lambda c: ActNorm(2), (2, 3, 4)),
+    "permutation": (lambda c: Permutation.drawn(6, generator()), (6,)),
+    "reverse": (lambda c: Permutation.reverse(6), (6,)),
+    "squeeze": (lambda c: Squeeze(), (2, 4, 6)),
+    "couplings of 2": (lambda c: couplings(2, c), (2,)),
+    "couplings of 5": (lambda c: couplings(5, c), (5,)),
+    "one coupling": (lambda c: couplings(6, c, layers=1), (6,)),
+    "additive couplings": (lambda c: couplings(6, c, scale=False), (6,)),
+    "one scale": (lambda c: multiscale(c, scales=1), (32,)),
+    "two scales": (lambda c: multiscale(c), (32,)),
+    "additive scales": (lambda c: multiscale(c, scale=False), (32,)),
+    "chain": (lambda c: Chain([ActNorm(6), couplings(6, c), Permutation.reverse(6), couplings(6, c)]), (6,)),
+}
+every = pytest.mark.parametrize("name", BIJECTIONS)
+conditioned = pytest.mark.parametrize("width", [0, WIDTH], ids=["unconditional", "conditional"])
+
+
+def made(name: str, width: int) -> tuple[Bijection, Tensor, Tensor | None]:
+    """A bijection with random parameters, a batch and a context."""
+    torch.manual_seed(0)
+    make, shape = BIJECTIONS[name]
+    bijection = make(width).double()
+    for p in bijection.parameters():
+        nn.init.normal_(p, std=0.3)
+    context = torch.randn(4, width).double() if width else None
+    return bijection, torch.randn(4, *shape, dtype=torch.float64), context
+
+
+@every
+@conditioned
+def test_round_trip(name: str, width: int):
+    bijection, x, context = made(name, width)
+    z, _ = bijection.to_base(x, context)
+    assert (bijection.from_base(z, context) - x).abs().max() < 1e-8
+    y = bijection.from_base(z.roll(1, 0), context)
+    assert (bijection.to_base(y, context)[0] - z.roll(1, 0)).abs().max() < 1e-8
+
+
+@every
+@conditioned
+def test_log_det_is_that_of_the_jacobian(name: str, width: int):
+    bijection, x, context = made(name, width)
+    _, log_det = bijection.to_base(x, context)
+    for i in range(len(x)):
+        row = None if context is None else context[i : i + 1]
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, row=row: bijection.to_base(v.view(1, *x.shape[1:]), row)[0].flatten(), x[i].flatten()
+        )
+        assert (torch.linalg.slogdet(jacobian)[1] - log_det[i]).abs() < 1e-8
+
+
+@every
+def test_gradients_are_right(name: str):
+    bijection, x, _ = made(name, 0)
+    x = x[:1].requires_grad_()
+    z = bijection.to_base(x)[0].detach().requires_grad_()
+    assert torch.autograd.gradcheck(bijection.to_base, (x,))
+    assert torch.autograd.gradcheck(bijection.from_base, (z,))
+
+
+@pytest.mark.parametrize("name", ["additive couplings", "additive scales", "permutation", "squeeze"])
+def test_volume_preserving_maps_have_no_log_det(name: str):
+    bijection, x, _ = made(name, 0)
+    assert torch.equal(bijection.to_base(x)[1], torch.zeros(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["couplings of 5", "one scale", "two scales"])
+def test_every_dimension_is_transformed(name: str):
+    # a dimension that only moves has one nonzero in its column of the Jacobian, equal to 1
+    bijection, x, _ = made(name, 0)
+    jacobian = torch.autograd.functional.jacobian(lambda v: bijection.to_base(v[None])[0][0], x[0])
+    moved_only = (jacobian == 1).any(0) & ((jacobian != 0).sum(0) == 1)
+    assert not moved_only.any()
+    rows_copied = (jacobian == 1).any(1) & ((jacobian != 0).sum(1) == 1)
+    assert not rows_copied.any(), "some output is a copy of an input"
+
+
+@pytest.mark.parametrize("channels", [2, 3, 7, 64])
+def test_two_couplings_transform_every_channel(channels: int):
+    stack = couplings(channels, layers=2)
+    for p in stack.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(3, channels)
+    assert (stack.to_base(x)[0] != x).all()
+
+
+def test_zero_last_layer_is_the_identity():
+    stack = Couplings(
+        2, lambda ins, outs: MLP(ins, outs, (16,), zero_last=True), layers=4, generator=generator()
+    ).double()
+    x = torch.randn(5, 2, dtype=torch.float64)
+    z, log_det = stack.to_base(x)
+    assert torch.equal(z, x)
+    assert torch.equal(log_det, torch.zeros_like(log_det))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 3)], ids=str)
+def test_actnorm_standardises_the_first_batch(shape: tuple[int, ...]):
+    norm = ActNorm(shape[0]).double()
+    x = 3 + 5 * torch.randn(200, *shape, dtype=torch.float64, generator=generator())
+    z = norm.initialise(x)
+    axes = [0, *range(2, z.dim())]
+    torch.testing.assert_close(z.mean(axes), torch.zeros(shape[0]).double(), atol=1e-10, rtol=0)
+    torch.testing.assert_close(z.std(axes, correction=0), torch.ones(shape[0]).double())
+    assert torch.equal(norm.to_base(x)[0], z)
+
+
+def test_actnorm_survives_a_constant_channel():
+    norm = ActNorm(2)
+    z = norm.initialise(torch.ones(8, 2))
+    assert torch.isfinite(z).all()
+    assert torch.isfinite(norm.to_base(torch.ones(8, 2))[1]).all()
+
+
+def test_context_affine():
+    affine = ContextAffine(1, WIDTH).double()
+    for p in affine.parameters():
+        nn.init.normal_(p)
+    x, context = torch.randn(4, 1).double(), torch.randn(4, WIDTH).double()
+    z, log_det = affine.to_base(x, context)
+    torch.testing.assert_close(affine.from_base(z, context), x)
+    slope = torch.autograd.functional.jacobian(lambda v: affine.to_base(v, context)[0].sum(), x)
+    torch.testing.assert_close(log_det, slope.abs().log().squeeze(1))
+
+
+def test_squeeze_order_is_the_one_written_down():
+    x = torch.arange(2 * 4 * 6).view(1, 2, 4, 6).float()
+    z, _ = Squeeze().to_base(x)
+    for c in range(2):
+        for i in range(2):
+            for j in range(2):
+                assert torch.equal(z[0, 4 * c + 2 * i + j], x[0, c, i::2, j::2])
+
+
+def test_checkerboard_halves_are_the_two_colours():
+    # colour of each pixel of a 2-channel 4x4 image, carried through the squeeze and the reordering
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    colour = ((rows + columns) % 2).float().expand(1, 2, 4, 4)
+    z = Squeeze().to_base(colour)[0][:, checkerboard_order(8)]
+    assert (z[:, :4] == 0).all()
+    assert (z[:, 4:] == 1).all()
+
+
+def test_permutations_are_the_same_for_one_generator_and_differ_within_a_stack():
+    first, second = couplings(16, layers=7), couplings(16, layers=7)
+    orders = [p.order.tolist() for p in first.permutations]
+    assert orders == [p.order.tolist() for p in second.permutations]
+    assert len({tuple(o) for o in orders}) == len(orders) == 3
+    assert any("order" in name for name, _ in first.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((1, 8, 8), 3), ((3, 28, 28), 2), ((1, 6, 4), 1), ((1, 7, 8), 0), ((1, 1, 1), 0), ((9,), 0)]
+)
+def test_most_scales(shape: tuple[int, ...], expected: int):
+    assert most_scales(shape) == expected
+
+
+def test_a_multiscale_flow_factors_out_half_at_each_scale():
+    # with three scales of a 1x8x8 image: 32 dimensions leave after the first, 16 after the second, 16 stay
+    flow = MultiScale((1, 8, 8), conv(), scales=3, layers=2, generator=generator()).double()
+    for p in flow.parameters():
+        nn.init.normal_(p, std=0.3)
+    x = torch.randn(2, 64, dtype=torch.float64, generator=generator())
+    z, _ = flow.to_base(x)
+    assert z.shape == (2, 64)
+    assert (flow.from_base(z) - x).abs().max() < 1e-8
+    # what left at the first scale depends on that scale's parameters alone
+    with torch.no_grad():
+        for p in [*flow.levels[1].parameters(), *flow.levels[2].parameters()]:
+            p.add_(1.0)
+    again, _ = flow.to_base(x)
+    assert torch.equal(again[:, :32], z[:, :32])
+    assert not torch.equal(again[:, 32:], z[:, 32:])

@@ -1,0 +1,71 @@
+"""Every family learns its condition: samples follow it, and shuffled conditions must hurt."""
+
+from __future__ import annotations
+
+import torch
+
+import polymode as pm
+from polymode.core import spec as specs
+from polymode.core.condition import Condition
+from polymode.data.dataset import DataSet, Split
+from tests.zoo import CONDITIONAL, CONDITIONS, SMALL, SPECS, Case, over
+
+#: what small networks need beyond their defaults to read the condition in 400 steps
+TRAINING: dict[str, dict] = {"made": {"learning_rate": 4e-3}, "vae": {"learning_rate": 4e-3}, "gan": {"steps": 800}}
+
+
+def two_classes(signature: str, kind: str, n: int, seed: int) -> Split:
+    """Data whose class is plain to see, and a condition that says the class (among noise)."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(2, (n,), generator=g)
+    match signature:
+        case "vector/real":
+            x = 0.4 * torch.randn(n, 2, generator=g) + torch.stack([4.0 * y - 2, torch.zeros(n)], 1)
+        case "vector/binary":
+            clean = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])[y]
+            x = (clean ^ (torch.rand(n, 4, generator=g) < 0.05)).to(torch.uint8)
+        case _:
+            noise = torch.randint(3, (n, 4), generator=g)
+            x = torch.where(torch.rand(n, 4, generator=g) < 0.1, noise, 2 * y[:, None])
+    match kind:
+        case "label":
+            condition = Condition(label=y)
+        case "vector":
+            condition = Condition(vector=torch.cat([2.0 * y[:, None] - 1, torch.randn(n, 2, generator=g)], 1))
+        case _:
+            tokens = torch.randint(4, (n, 5), generator=g)
+            tokens[:, 2] = 3 * y
+            condition = Condition(tokens=tokens)
+    return Split(x, condition)
+
+
+def class_of(signature: str, x: torch.Tensor) -> torch.Tensor:
+    """The class that a datum plainly has."""
+    match signature:
+        case "vector/real":
+            return (x[:, 0] > 0).long()
+        case "vector/binary":
+            return (x[:, 2:].sum(1) > x[:, :2].sum(1)).long()
+        case _:
+            return (x.float().mean(1) > 1).long()
+
+
+@over(CONDITIONAL)
+def test_samples_follow_their_condition(case: Case):
+    signature = case.signature
+    spec = specs.vector(2, scale=(2.0, 0.4)) if signature == "vector/real" else SPECS[signature]
+    splits = [two_classes(signature, case.condition, n, seed) for n, seed in ((1000, 0), (200, 1), (200, 2))]
+    data = DataSet("two classes", spec, *splits, condition_spec=CONDITIONS[case.condition])
+    model = pm.create(case.name, spec, data.condition_spec, seed=0, **SMALL.get(case.name, {}))
+    pm.fit(model, data, **{"steps": 400, "validate_every": 0} | TRAINING.get(case.name, {}))
+    truth = class_of(signature, data.test.x)
+    followed = class_of(signature, model.sample(condition=data.test.condition, seed=0))
+    assert (followed == truth).float().mean() > 0.85
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    shuffled = class_of(signature, model.sample(condition=data.test.condition[order], seed=0))
+    assert 0.3 < (shuffled == truth).float().mean() < 0.7
+    if isinstance(model, pm.HasLogProb | pm.HasBound | pm.HasEnergy):
+        right, wrong = (
+            pm.log_likelihood(model, data.test.x, c) for c in (data.test.condition, data.test.condition[order])
+        )
+        assert right.mean > wrong.mean + 0.2

@@ -1,0 +1,119 @@
+"""What generic tests run over: every catalogue row on every kind of data it takes, small and fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import polymode.core.spec as specs
+from polymode import catalogue
+from polymode.core.checkpoint import create
+from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.model import FitsDirectly, GenerativeModel
+
+COLUMNS = (
+    specs.Numeric("age", 0.0, 9.0, 4.5, 2.0, step=1.0),
+    specs.Categorical("colour", ("red", "green", "blue")),
+    specs.Numeric("height", -3.0, 3.0, 0.0, 1.0),
+)
+SPECS: dict[str, specs.Spec] = {
+    "vector/real": specs.vector(2, loc=(1.0, -2.0), scale=(2.0, 0.5)),
+    "vector/binary": specs.Spec("vector", (4,), specs.Binary()),
+    "vector/levels": specs.Spec("vector", (3,), specs.Levels(4)),
+    "image/binary": specs.image(1, 4, 4, levels=2),
+    "image/levels": specs.image(1, 4, 4, levels=5),
+    "tokens": specs.tokens(4, 3),
+    "table": specs.table(COLUMNS),
+}
+#: constructor arguments that make a model small; a model without a row here is tested with its defaults
+SMALL: dict[str, dict[str, Any]] = {
+    "gan": {"hidden": (32, 32), "latent_dims": 4},
+    "ddpm": {"widths": (16, 16), "likelihood_steps": 8},
+    "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
+    "made": {"hidden": (24, 24), "components": 3},
+    "gru": {"embed": 8, "hidden": 16},
+    "realnvp": {"layers": 3, "hidden": (16, 16)},
+    "vae": {"latent_dims": 3, "hidden": (32,)},
+}
+CONDITIONS: dict[str, ConditionSpec] = {
+    "label": ConditionSpec(label=2),
+    "vector": ConditionSpec(vector=3),
+    "tokens": ConditionSpec(tokens=(4, 5)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one kind of data, perhaps conditioned."""
+
+    name: str
+    signature: str
+    condition: str | None = None
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.name, self.signature.replace("/", "."), self.condition)))
+
+    @property
+    def spec(self) -> specs.Spec:
+        return SPECS[self.signature]
+
+    @property
+    def condition_spec(self) -> ConditionSpec | None:
+        return None if self.condition is None else CONDITIONS[self.condition]
+
+    def build(self, seed: int = 0, **arguments: Any) -> GenerativeModel:
+        return create(self.name, self.spec, self.condition_spec, seed=seed, **(SMALL.get(self.name, {}) | arguments))
+
+    def ready(self, seed: int = 0, n: int = 64) -> GenerativeModel:
+        """A model that has seen data once: direct fits done, data-dependent initialisation done."""
+        model = self.build(seed)
+        x, condition = data(self.spec, n), conditions(self.condition, n)
+        g = torch.Generator().manual_seed(seed)
+        if isinstance(model, FitsDirectly):
+            model.fit_directly(x, condition, generator=g)
+        else:
+            model.prepare(x, condition, g)
+        return model.eval()
+
+
+ROWS = [row.name for row in catalogue.MODELS]
+CASES = [Case(row.name, s) for row in catalogue.MODELS for s in row.takes]
+CONDITIONAL = [Case(row.name, row.takes[0], c) for row in catalogue.MODELS for c in row.conditions]
+
+
+def over(cases: list[Case]) -> Any:
+    """Parametrise a test over cases."""
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+def data(spec: specs.Spec, n: int, seed: int = 0) -> Tensor:
+    """n rows of some non-uniform, dependent data of a spec."""
+    g = torch.Generator().manual_seed(seed)
+    d = spec.num_dims
+    z = torch.randn(n, 1, generator=g) + 0.5 * torch.randn(n, d, generator=g)  # (n, D), correlated
+    if isinstance(spec.support, specs.Columns):
+        age = (z[:, 0] * 2 + 4.5).round().clamp(0, 9)
+        colour = (z[:, 1] > 0).long() + (z[:, 1] > 1).long()
+        return torch.stack([age, colour.float(), z[:, 2].clamp(-3, 3)], 1).double()
+    if spec.levels is None:
+        loc, scale = torch.tensor(spec.support.loc), torch.tensor(spec.support.scale)
+        return (z * scale + loc).float()
+    return (z.sigmoid() * spec.levels).floor().clamp(0, spec.levels - 1).to(spec.dtype).view(n, *spec.shape)
+
+
+def conditions(kind: str | None, n: int, seed: int = 1) -> Condition | None:
+    """n random conditions of a kind."""
+    g = torch.Generator().manual_seed(seed)
+    match kind:
+        case "label":
+            return Condition(label=torch.randint(2, (n,), generator=g))
+        case "vector":
+            return Condition(vector=torch.randn(n, 3, generator=g))
+        case "tokens":
+            return Condition(tokens=torch.randint(4, (n, 5), generator=g))
+        case _:
+            return None
