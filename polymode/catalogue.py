@@ -18,6 +18,7 @@ VERSION = "0.1.0"
 _LATTICE_VECTORS = ("vector/binary", "vector/levels")
 _IMAGES = ("image/binary", "image/levels")
 _VECTORS = ("vector/real", *_LATTICE_VECTORS)
+_DISCRETE_SEQUENCES = ("tokens", "grid/tokens", "series/binary")
 _ANY_CONDITION = ("label", "vector", "tokens")
 
 
@@ -51,40 +52,40 @@ class Row:
 MODELS: tuple[Row, ...] = (
     Row("gaussian", "polymode.models.classical.gaussian:Gaussian", "classical",
         "Full-covariance Gaussian", "maximum likelihood; Anderson, An Introduction to Multivariate Statistics", 1958,
-        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), ("label",), "exact", "lower bound"),
     Row("histogram", "polymode.models.classical.histogram:Histogram", "classical",
         "Independent histograms", "Freedman and Diaconis, On the histogram as a density estimator", 1981,
-        (*_VECTORS, *_IMAGES, "tokens", "table"), ("label",), "exact", "exact"),
+        (*_VECTORS, *_IMAGES, "series/real", *_DISCRETE_SEQUENCES, "table"), ("label",), "exact", "exact"),
     Row("gmm", "polymode.models.classical.gmm:GMM", "classical",
         "Gaussian mixture by EM", "Dempster, Laird and Rubin, Maximum likelihood from incomplete data", 1977,
-        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), ("label",), "exact", "lower bound"),
     Row("kde", "polymode.models.classical.kde:KDE", "classical",
         "Gaussian kernel density estimate", "Parzen, On estimation of a probability density function and mode", 1962,
-        (*_VECTORS, *_IMAGES, "table"), ("label",), "exact", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), ("label",), "exact", "lower bound"),
     Row("made", "polymode.models.autoregressive.made:MADE", "autoregressive",
         "Masked autoencoder for distribution estimation", "Germain et al., arXiv:1502.03509", 2015,
-        (*_VECTORS, *_IMAGES, "tokens", "table"), _ANY_CONDITION, "exact", "exact"),
+        (*_VECTORS, *_IMAGES, "series/real", *_DISCRETE_SEQUENCES, "table"), _ANY_CONDITION, "exact", "exact"),
     Row("gru", "polymode.models.autoregressive.gru:GRU", "autoregressive",
         "Recurrent sequence model", "Cho et al., arXiv:1406.1078; Graves, arXiv:1308.0850", 2014,
-        ("tokens", *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "exact"),
+        (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "exact"),
     Row("vae", "polymode.models.vae.vae:VAE", "vae",
         "Variational autoencoder", "Kingma and Welling, arXiv:1312.6114", 2014,
-        (*_VECTORS, *_IMAGES, "tokens", "table"), _ANY_CONDITION, "lower bound", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", *_DISCRETE_SEQUENCES, "table"), _ANY_CONDITION, "lower bound", "lower bound"),
     Row("gan", "polymode.models.gan.gan:GAN", "gan",
         "Generative adversarial network", "Goodfellow et al., arXiv:1406.2661; Radford et al., arXiv:1511.06434", 2014,
-        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "none", "none"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), _ANY_CONDITION, "none", "none"),
     Row("realnvp", "polymode.models.flow.realnvp:RealNVP", "flow",
         "Real-valued non-volume-preserving flow", "Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803", 2017,
-        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "exact", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), _ANY_CONDITION, "exact", "lower bound"),
     Row("ddpm", "polymode.models.diffusion.ddpm:DDPM", "diffusion",
         "Denoising diffusion probabilistic model", "Ho, Jain and Abbeel, arXiv:2006.11239", 2020,
-        (*_VECTORS, *_IMAGES, "table"), _ANY_CONDITION, "lower bound", "lower bound"),
+        (*_VECTORS, *_IMAGES, "series/real", "table"), _ANY_CONDITION, "lower bound", "lower bound"),
     Row("ebm", "polymode.models.energy.ebm:EBM", "energy",
         "Energy-based model by Langevin dynamics", "Du and Mordatch, arXiv:1903.08689", 2019,
-        (*_VECTORS, *_IMAGES), _ANY_CONDITION, "estimate", "estimate"),
+        (*_VECTORS, *_IMAGES, "series/real"), _ANY_CONDITION, "estimate", "estimate"),
     Row("rbm", "polymode.models.boltzmann.rbm:RBM", "boltzmann",
         "Restricted Boltzmann machine", "Hinton 2002; Tieleman 2008; Teh and Hinton 2001 (levels)", 2002,
-        (*_LATTICE_VECTORS, *_IMAGES), ("label",), "-", "estimate"),
+        (*_LATTICE_VECTORS, *_IMAGES, "series/binary"), ("label",), "-", "estimate"),
 )  # fmt: skip
 
 

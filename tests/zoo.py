@@ -26,7 +26,10 @@ SPECS: dict[str, specs.Spec] = {
     "vector/levels": specs.Spec("vector", (3,), specs.Levels(4)),
     "image/binary": specs.image(1, 4, 4, levels=2),
     "image/levels": specs.image(1, 4, 4, levels=5),
+    "series/real": specs.Spec("series", (3, 2), specs.Real((1.0, -2.0) * 3, (2.0, 0.5) * 3)),
+    "series/binary": specs.Spec("series", (2, 2), specs.Binary()),
     "tokens": specs.tokens(4, 3),
+    "grid/tokens": specs.Spec("grid", (2, 2), specs.Tokens(3)),
     "table": specs.table(COLUMNS),
 }
 #: constructor arguments that make a model small; a model without a row here is tested with its defaults
@@ -101,7 +104,7 @@ def data(spec: specs.Spec, n: int, seed: int = 0) -> Tensor:
         return torch.stack([age, colour.float(), z[:, 2].clamp(-3, 3)], 1).double()
     if spec.levels is None:
         loc, scale = torch.tensor(spec.support.loc), torch.tensor(spec.support.scale)
-        return (z * scale + loc).float()
+        return (z * scale + loc).float().view(n, *spec.shape)
     return (z.sigmoid() * spec.levels).floor().clamp(0, spec.levels - 1).to(spec.dtype).view(n, *spec.shape)
 
 

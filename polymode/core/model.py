@@ -212,7 +212,9 @@ class GenerativeModel(nn.Module, Capability):
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers, each once."""
+        """Learned numbers, each once; those of a model that fits directly are in its buffers."""
+        if isinstance(self, FitsDirectly):
+            return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())
         return sum(p.numel() for p in self.parameters())
 
 

@@ -78,16 +78,17 @@ class Trainer:
         """Train until the budget is used, training is told to stop, or validation stops improving."""
         saved = read_state(self.folder, self._identity(), self.device) if resume and self.folder else None
         if saved is None:
-            x, condition = self._batch(0)
             with torch.no_grad():
-                self.model.prepare(x, condition, self._generator(-1))
+                # every process sees the whole first batch, so that all start from the same weights
+                g = torch.Generator().manual_seed(step_seed(self.options.seed, -1))
+                self.model.prepare(*self._first_batch(), g)
         phases = self.model.phases()
         self.parameters = {p.name: p.parameters() for p in phases}  # walking a module tree each step is slow
         state = TrainerState(self.model, {p.name: optimizer_for(p, self.chosen) for p in phases}, self.chosen.ema)
-        state.start_ema()
+        wrapped = self.accelerator.prepare_model(self.model) if self.world > 1 else self.model
+        state.start_ema()  # after wrapping, which may give parameters new storage
         if saved is not None:
             state.restore(saved)
-        wrapped = self.accelerator.prepare_model(self.model) if self.world > 1 else self.model
         self.budget = Budget(self.options, self.batches_per_epoch, spent=state.seconds)
         main = self.accelerator.is_main_process
         folder = self.folder if main else None
@@ -199,15 +200,22 @@ class Trainer:
         return loss, mean.detach()
 
     # -- data and rates --------------------------------------------------------------------------------------------
-    def _batch(self, index: int, generator: torch.Generator | None = None) -> tuple[Tensor, Condition | None]:
+    def _batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Condition | None]:
         """This process's share of global batch ``index``."""
         epoch, at = divmod(index, self.batches_per_epoch)
         if self._order[0] != epoch:
             g = torch.Generator().manual_seed(step_seed(self.options.seed, epoch))
             self._order = (epoch, torch.randperm(len(self.data.train), generator=g))
         start = (at * self.world + self.rank) * self.batch_size
-        rows = self._order[1][start : start + self.batch_size]
-        x, condition = self.data.train.batch(rows, generator or self._generator(-2))
+        return self._rows(self._order[1][start : start + self.batch_size], generator)
+
+    def _first_batch(self) -> tuple[Tensor, Condition | None]:
+        g = torch.Generator().manual_seed(step_seed(self.options.seed, 0))
+        rows = torch.randperm(len(self.data.train), generator=g)[: self.batch_size * self.world]
+        return self._rows(rows, g)
+
+    def _rows(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Condition | None]:
+        x, condition = self.data.train.batch(rows, generator)
         if self.model.condition_spec is None:
             condition = None
         return x.to(self.device), None if condition is None else condition.to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,12 +28,11 @@ def models(
         show.as_json({"models": rows})
         return
     show.table(
-        ("name", "family", "year", "likelihood: reals", "lattice", "takes", "conditions", "what it is"),
+        ("name", "family", "likelihood", "takes", "what it is"),
         [
             (
-                row["name"], row["family"], row["year"], row["likelihood_real"], row["likelihood_lattice"],
-                " ".join(dict.fromkeys(t.split("/")[0] for t in row["takes"])), " ".join(row["conditions"]),
-                row["title"],
+                row["name"], row["family"], _likelihoods(row),
+                " ".join(dict.fromkeys(t.split("/")[0] for t in row["takes"])), f"{row['title']} ({row['year']})",
             )
             for row in rows
         ],
@@ -42,10 +41,18 @@ def models(
         print("no model is all of that")
 
 
+def _likelihoods(row: dict[str, Any]) -> str:
+    """Its kind on reals, and that on lattices where it differs."""
+    real, lattice = row["likelihood_real"], row["likelihood_lattice"]
+    if real in ("-", lattice):
+        return lattice
+    return f"{real}, {lattice} on lattices"
+
+
 @takes(DATA)
 def data(
     source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="a name, a file, a folder, or hf:owner/name")
+        str | None, typer.Argument(metavar="SOURCE", help="a name, a file, a folder, or hf:owner/name")
     ] = None,
     json: Json = False,
     *,

@@ -80,10 +80,10 @@ def usage(error: Any) -> str:
         return sentence
     if found := re.match(r"No such option:? (\S+)", sentence):
         name = found[1].strip("'\"")
-        known = [
-            flag for p in error.ctx.command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("-")
-        ]
-        return f"{error.ctx.command_path} has no option {name}{nearest(name, known) or '; see --help'}"
+        flags = [flag for p in error.ctx.command.params for flag in (*p.opts, *p.secondary_opts)]
+        # without the dashes, which every option shares
+        hint = nearest(name.strip("-"), [flag[2:] for flag in flags if flag.startswith("--")]).replace(" '", " '--")
+        return f"{error.ctx.command_path} has no option {name}{hint or '; see --help'}"
     if found := re.match(r"No such command '(.+?)'", sentence):
         known = error.ctx.command.list_commands(error.ctx)
         return f"there is no command {found[1]!r}{nearest(found[1], known) or '; commands are: ' + ', '.join(known)}"

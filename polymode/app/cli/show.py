@@ -25,7 +25,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "
 
         shown = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
         for head in heads:
-            shown.add_column(head, overflow="fold")
+            shown.add_column(head)
         for row in texts:
             shown.add_row(*map(Text, row))
         Console().print(shown)

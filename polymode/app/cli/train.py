@@ -22,7 +22,7 @@ def fit(
     context: typer.Context,
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="a name, a file, a folder, hf:owner/name; a run with --resume"),
+        typer.Argument(metavar="DATA", help="a name, a file, a folder, hf:owner/name; a run with --resume"),
     ] = None,
     model: Annotated[str | None, typer.Option(help="a name that polymode models lists")] = None,
     settings: Annotated[
@@ -48,8 +48,11 @@ def fit(
     request = make(FitRequest, asked, _flag)
     from polymode.app.service.fit import fit as run
     from polymode.app.service.progress import Progress
+    from polymode.app.service.runs import is_main_process
 
-    result = run(request, progress=Progress(quiet=quiet))
+    result = run(request, progress=Progress(quiet=quiet or not is_main_process()))
+    if not is_main_process():
+        return
     if json:
         show.as_json(result.model_dump(mode="json"))
     else:

@@ -4,12 +4,13 @@ Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder (arXi
 2013, Generating Sequences With Recurrent Neural Networks (arXiv:1308.0850), for the model; Hochreiter and
 Schmidhuber 1997 for the LSTM.
 
-    log p(x) = sum_t log p(x_t | x_<t),   p(x_t | x_<t) = softmax(W h_t + b)      (Graves, eq. 4, 6 and 12)
+    log p(x) = sum_t log p(x_t | x_<t),   p(x_t | x_<t) = softmax(W h_t + b)      (Graves, sections 2 and 3)
     h_t = cell(embedding of x_{t-1}, h_{t-1}),   x_0 a learned start symbol        (Cho et al., eq. 5 to 8)
 
 `GRU.run` holds the recurrence, `GRU._log_prob` the sum, `GRU._generate` sampling with the carried state. Vectors and
 images are sequences of their dimensions in order, and their inputs also carry a learned vector of the position.
-Deviation: a condition sets the first state and is added to every input.
+Deviation: a condition sets the first state and is added to every input; the cells are torch's, whose GRU applies the
+reset gate after the recurrent product instead of before it.
 
 Likelihood: exact, one pass. Sampling: T steps of one symbol each.
 Expected: the digits set below 2.0 bits/dim in 20 s; tiny Shakespeare near 1.5 nats a character in some minutes.

@@ -2,8 +2,8 @@
 
 Germain, Gregor, Murray and Larochelle 2015, MADE: Masked Autoencoder for Distribution Estimation (arXiv:1502.03509).
 
-    log p(x) = sum_d log p(x_d | x_<d),   the parameters of p(x_d | x_<d) being outputs d of the network     (eq. 6)
-    a weight acts only from what comes earlier in the order to what comes later                          (eq. 8, 9, 13)
+    log p(x) = sum_d log p(x_d | x_<d),   the parameters of p(x_d | x_<d) being outputs d of the network  (section 3)
+    a weight acts only from what comes earlier in the order to what comes later                          (section 4)
 
 `MADE.params` holds the network, whose masks are made in `parts.nn.masked` from the ranks of the dimensions that own
 features and head parameters, so that columns of any kind mix. `MADE._log_prob` is the sum, `MADE._sample` ancestral

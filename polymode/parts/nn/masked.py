@@ -3,7 +3,7 @@
 Germain et al. 2015, MADE (arXiv:1502.03509). Every input feature and every output has a rank (its dimension's place
 in the order), every hidden unit a degree m:
 
-    input -> unit where rank <= m;   unit -> unit where m' <= m;   unit -> output where m < rank      (eq. 8, 9, 13)
+    input -> unit where rank <= m;   unit -> unit where m' <= m;   unit -> output where m < rank      (section 4)
 
 so an output of rank r is a function of inputs of ranks below r. :class:`MaskedMLP` holds the masks,
 :class:`Stepwise` evaluates the same network one rank at a time: a unit of degree m is final once rank m is known, so
