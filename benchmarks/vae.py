@@ -8,6 +8,8 @@ are of medians. pythae writes its model to disk at the end of a round and so doe
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 from pathlib import Path
@@ -19,7 +21,7 @@ from benchmarks._side_by_side import alternate, write_results
 from polymode.core import spec as specs
 from polymode.data.dataset import DataSet, Split
 
-IMAGES, BATCH, EPOCHS, HIDDEN, LATENT = 20_000, 100, 2, 512, 10
+IMAGES, BATCH, EPOCHS, HIDDEN, LATENT = 20_000, 100, 3, 512, 10
 
 
 def images() -> torch.Tensor:
@@ -67,7 +69,8 @@ def pythae_round(x: torch.Tensor, folder: Path) -> None:
     config = BaseTrainerConfig(output_dir=str(folder / "pythae"), per_device_train_batch_size=BATCH,
                                num_epochs=EPOCHS, learning_rate=1e-3)  # fmt: skip
     data = BaseDataset(x.float(), torch.zeros(len(x)))
-    BaseTrainer(model, data, training_config=config).train()
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        BaseTrainer(model, data, training_config=config).train()
 
 
 def main() -> None:

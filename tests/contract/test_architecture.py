@@ -26,8 +26,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **{f"models.{row.family}": ("core", "parts", f"models.{row.family}") for row in catalogue.MODELS},
     "data": ("core", "data"),
     "train": ("catalogue", "core", "data.dataset", "train"),
-    "evaluate": ("catalogue", "core", "parts", "data.dataset", "evaluate"),
+    "evaluate": ("catalogue", "core", "parts", "data.dataset", "data.store", "evaluate"),
     "app.service": ("catalogue", "core", "data", "train", "evaluate", "app.service"),
+    "__main__": ("app.cli",),
     "app.cli": ("catalogue", "core.errors", "app.service", "app.cli"),
 }
 #: packages that are heavy or optional: imported inside the function that needs them

@@ -38,6 +38,7 @@ def machine(spec: Spec, *, classes: int | None = None, size: float = 1.0, seed: 
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(size * torch.randn(p.shape, generator=g, dtype=torch.float64))
+        model.base_bias.copy_(0.3 * torch.randn(model.d, generator=g, dtype=torch.float64))
     return model.eval()
 
 
@@ -62,7 +63,10 @@ def test_the_joint_energy_is_the_one_written_down():
     v, h = torch.tensor([3.0, 0.0, 2.0]).double(), torch.tensor([1.0, 0.0, 1.0, 1.0]).double()
     w = model.weight / math.sqrt(3)
     choose = sum(math.log(math.comb(3, k)) for k in (3, 0, 2))
-    expected = -choose - model.visible_bias @ v - model.hidden_bias @ h - h @ w @ v
+    # biases are those of centred units: E = -b.(v - mu) - c.(h - 1/2) - (h - 1/2) W (v - mu) up to a constant
+    centre = 3 * model.base_bias.sigmoid()
+    b, c = model.visible_bias - w.T @ torch.full((4,), 0.5).double(), model.hidden_bias - w @ centre
+    expected = -choose - b @ v - c @ h - h @ w @ v
     assert model.joint_energy(v[None], h[None]).item() == pytest.approx(expected.item())
 
 
@@ -93,7 +97,7 @@ def test_conditionals_are_those_of_the_joint(spec: Spec):
     given_v = joint / joint.sum(1, keepdim=True)
     torch.testing.assert_close(model.encode(v), given_v @ h)
     # p(v_i = u | h) of the joint is Binomial(n, sigmoid(logit_i)), and the v_i are independent given h
-    logits = model.visible_logits(h, model.visible_bias)  # (H, D)
+    logits = model.visible_logits(h, model.biases(None)[0])  # (H, D)
     n, values = model.n, v.flatten(1)
     log_mass = log_choose(n, values)[values.long()] + torch.einsum("vd,hd->hvd", values, logits)
     log_mass = (log_mass - n * torch.nn.functional.softplus(logits).unsqueeze(1)).sum(2)  # (H, V)
@@ -126,7 +130,7 @@ def test_the_gradient_with_exact_negatives_is_that_of_the_log_likelihood(spec: S
 @machines
 @labelled
 def test_the_gradient_of_the_loss_is_the_outer_product_rule(algorithm: str, spec: Spec, label: int | None):
-    """data: <h v>, chains: <h v>, with p(h | v) for h; no gradient through how the chains were drawn."""
+    """<(h - 1/2)(v - mu)> of chains less that of data, p(h | v) for h; nothing flows through how chains were drawn."""
     model = machine(spec, classes=None if label is None else 1, algorithm=algorithm, chains=8, size=0.5)
     x = all_data(spec)[torch.randint(len(all_data(spec)), (6,), generator=generator())]
     condition = None if label is None else Condition(label=torch.zeros(6, dtype=torch.long))
@@ -148,7 +152,8 @@ def test_the_gradient_of_the_loss_is_the_outer_product_rule(algorithm: str, spec
         moments = []
         for v in (model.values(x), negative):
             h = model.hidden_input(v, c).sigmoid()
-            moments.append((h.T @ v / len(v) / math.sqrt(model.n), v.mean(0), h.mean(0)))
+            centred = v - model.n * model.base_bias.sigmoid()
+            moments.append(((h - 0.5).T @ centred / len(v) / math.sqrt(model.n), v.mean(0), h.mean(0)))
     for p, at_data, at_chains in zip((model.weight, model.visible_bias, model.hidden_bias), *moments, strict=True):
         torch.testing.assert_close(p.grad, at_chains - at_data)
 

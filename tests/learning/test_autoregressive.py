@@ -53,7 +53,7 @@ def test_a_markov_chain_is_learned_to_its_entropy(name: str, arguments: dict):
 def test_eight_gaussians_are_learned_to_their_entropy():
     data = load_toy("8gaussians", n=10_000, n_test=5000)
     model = pm.create("made", data.spec, seed=0)
-    pm.fit(model, data, steps=1500, seed=0)
+    pm.fit(model, data, steps=1000, seed=0)
     gap = (data.log_density(data.test.x) - model.log_prob(data.test.x).double()).mean()
     assert -0.02 < gap < 0.15, f"{gap:.3f} nats above the entropy"
     draws = model.sample(2000, seed=0)
@@ -63,7 +63,7 @@ def test_eight_gaussians_are_learned_to_their_entropy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("made", 2.0), ("gru", 2.1)])
+@pytest.mark.parametrize(("name", "most"), [("made", 2.15), ("gru", 2.05)])
 def test_digits_are_learned_in_seconds(name: str, most: float):
     data = pm.data.load("digits")
     model = pm.create(name, data.spec, seed=0)

@@ -13,7 +13,7 @@ Deviation: a condition sets the first state and is added to every input; the cel
 reset gate after the recurrent product instead of before it.
 
 Likelihood: exact, one pass. Sampling: T steps of one symbol each.
-Expected: the digits set below 2.0 bits/dim in 20 s; tiny Shakespeare near 1.5 nats a character in some minutes.
+Expected: the digits set near 1.9 bits/dim in 20 s on one core.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class GRU(GenerativeModel, HasLogProb):
         PolymodeError: an unknown cell or positions, or a dropout outside [0, 1).
     """
 
-    defaults: ClassVar = TrainingDefaults(learning_rate=3e-3, batch_size=64, ema=0.99, clip=1.0)
+    defaults: ClassVar = TrainingDefaults(learning_rate=3e-3, batch_size=32, ema=0.99, clip=1.0)
 
     def __init__(
         self,

@@ -10,16 +10,17 @@ Govaert 2003).
     Sigma_k = (sum_n r_nk (y_n - mu_k)(y_n - mu_k)^T + N_k V + m Lambda) / (N_k + m)
     J = sum_n logsumexp_k(...) - m/2 sum_k (log |Sigma_k| + tr Sigma_k^-1 Lambda)      never decreases
 
-`expect` holds (E), `maximise` (M), `objective` J. u is the uniform noise of dequantised lattices and V its diagonal
-covariance (both 0 on reals): its moments are known, so EM runs without drawing it and J bounds the dequantised
-likelihood. Lambda is the diagonal covariance within the clusters of the first start, worth m rows (`prior_rows`);
-m = 0 is maximum likelihood.
+`expect` holds (E), `maximise` (M), `step` one iteration and J, `penalty` the prior's part of it. u is the uniform noise
+of dequantised lattices and V its diagonal covariance (both 0 on reals): its moments are known, so EM runs without
+drawing it and J bounds the dequantised likelihood. Lambda is the diagonal covariance within the clusters of the first
+start, worth m rows (`prior_rows`); m = 0 is maximum likelihood.
 Deviation: the prior's scale comes from clusters, not from all rows (a ring of narrow modes would be blurred by their
 distance), it is diagonal and counted in rows; means and weights have none.
 
 Likelihood: exact on reals, a bound by uniform dequantisation on lattices; K D^2 operations a row (D^2 + K D when tied,
-K D when diagonal). Sampling: one component's share of it. A fit costs that times rows times iterations.
-Expected: the ring of 8 Gaussians within 0.05 nats of its entropy.
+K D when diagonal). Sampling: one component's share of it. One iteration of EM: twice the likelihood of all rows (2 K D
+a row when tied).
+Expected: the ring of 8 Gaussians within 0.05 nats of its entropy from 2,000 rows; digits at most 2.47 bits/dim.
 """
 
 from __future__ import annotations
@@ -55,6 +56,18 @@ class Mixture(NamedTuple):
     log_weights: Tensor
     means: Tensor
     whiten: Tensor
+
+
+class Rows(NamedTuple):
+    """Training rows y (N, D) and, where the covariance is tied, gram (1, D, D), the sum of y y^T that never changes."""
+
+    y: Tensor
+    gram: Tensor | None
+
+    @staticmethod
+    def of(y: Tensor, covariance: str) -> Rows:
+        """Rows with what their covariance needs."""
+        return Rows(y, (y.T @ y).unsqueeze(0) if covariance == "tied" else None)
 
 
 class Prior(NamedTuple):
@@ -97,7 +110,7 @@ class GMM(DequantizedDensity, FitsDirectly):
         *,
         components: int = 16,
         covariance: Covariance = "auto",
-        prior_rows: float = 4.0,
+        prior_rows: float = 8.0,
         restarts: int = 4,
         max_iterations: int = 200,
         tolerance: float = 1e-5,
@@ -162,10 +175,11 @@ class GMM(DequantizedDensity, FitsDirectly):
                 within = (some - centres[owner]).square().mean(0) + noise
                 prior = Prior(noise, self.prior_rows, within.clamp(min=LEAST_VARIANCE))
             one_hot = torch.nn.functional.one_hot(owner, self.components).to(y)
-            mixture = maximise(statistics(some, one_hot, self.covariance), prior, self.covariance)
+            data = Rows.of(some, self.covariance)
+            mixture = maximise(statistics(some, one_hot, self.covariance), data, prior, self.covariance)
             value = {"objective": -math.inf}
             for _ in range(SHORT_RUN if self.restarts > 1 else 0):
-                mixture, value = step(some, mixture, prior, self.covariance)
+                mixture, value = step(data, mixture, prior, self.covariance)
             if best is None or value["objective"] > most:
                 best, most = mixture, value["objective"]
         assert best is not None
@@ -176,9 +190,9 @@ class GMM(DequantizedDensity, FitsDirectly):
         self, y: Tensor, mixture: Mixture, prior: Prior, report: Callable[[dict[str, float]], None] | None, fit: int
     ) -> Mixture:
         """EM until the objective gains less than the tolerance."""
-        before = -math.inf
+        before, data = -math.inf, Rows.of(y, self.covariance)
         for _ in range(self.max_iterations):
-            after, value = step(y, mixture, prior, self.covariance)
+            after, value = step(data, mixture, prior, self.covariance)
             if report is not None:
                 report({**value, "fit": float(fit)})
             if value["objective"] - before < self.tolerance:
@@ -233,19 +247,23 @@ def trace(whiten: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def statistics(y: Tensor, r: Tensor, covariance: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over rows under responsibilities r (B, K): of 1 (K,), of y (K, D), of y y^T in the covariance's form."""
+    """Sums over rows under responsibilities r (B, K): of 1 (K,), of y (K, D), of y y^T (K, D, D), diagonal (K, D).
+
+    Where covariances are tied the last is empty: responsibilities sum to one, and `Rows` has it already.
+    """
     if covariance == "full":
         second = torch.stack([(y * r_k.unsqueeze(1)).T @ y for r_k in r.T])  # (K, D, D)
     elif covariance == "tied":
-        second = (y.T @ y).unsqueeze(0)  # responsibilities sum to one
+        second = y.new_zeros(0)
     else:
         second = r.T @ y**2  # (K, D)
     return r.sum(0), r.T @ y, second
 
 
-def maximise(sums: tuple[Tensor, Tensor, Tensor], prior: Prior, covariance: str) -> Mixture:
+def maximise(sums: tuple[Tensor, Tensor, Tensor], data: Rows, prior: Prior, covariance: str) -> Mixture:
     """The mixture that maximises J under the responsibilities that made the sums."""
     count, first, second = sums
+    second = second if data.gram is None else data.gram
     # an empty component has no mean; at the centre of the data with weight zero it is harmless
     means = first / count.clamp(min=torch.finfo(count.dtype).tiny).unsqueeze(1)
     if covariance == "diag":
@@ -269,18 +287,27 @@ def maximise(sums: tuple[Tensor, Tensor, Tensor], prior: Prior, covariance: str)
     return Mixture((count / count.sum()).log(), means, whiten)
 
 
-def step(y: Tensor, mixture: Mixture, prior: Prior, covariance: str) -> tuple[Mixture, dict[str, float]]:
+def step(data: Rows, mixture: Mixture, prior: Prior, covariance: str) -> tuple[Mixture, dict[str, float]]:
     """One iteration of EM over all rows, and what the mixture was worth before it, in nats a row."""
-    rows = max(1, CHUNK // y.shape[1])
+    y, gram = data
     sums, total = None, 0.0
-    for piece in y.split(rows):
-        joint = expect(piece, mixture, prior.noise)
+    if gram is not None:
+        total = -0.5 * float((gram[0] * (mixture.whiten[0].T @ mixture.whiten[0])).sum())
+    for piece in y.split(max(1, CHUNK // y.shape[1])):
+        joint = expect(piece, mixture, prior.noise) if gram is None else discriminate(piece, mixture, prior.noise)
         total += float(joint.logsumexp(1).sum())
         part = statistics(piece, joint.softmax(1), covariance)
         sums = part if sums is None else tuple(a + b for a, b in zip(sums, part, strict=True))
     assert sums is not None
     value = {"log_likelihood": total / len(y), "objective": (total + penalty(mixture, prior)) / len(y)}
-    return maximise(sums, prior, covariance), value
+    return maximise(sums, data, prior, covariance), value
+
+
+def discriminate(y: Tensor, mixture: Mixture, noise: Tensor) -> Tensor:
+    """`expect` of a tied mixture plus 1/2 y^T Sigma^-1 y, which is the same for all components: K D a row, not D^2."""
+    slopes = mixture.means @ mixture.whiten[0].T @ mixture.whiten[0]  # (K, D)
+    at_zero = expect(torch.zeros_like(y[:1]), mixture, noise)
+    return at_zero + y @ slopes.T
 
 
 def penalty(mixture: Mixture, prior: Prior) -> float:

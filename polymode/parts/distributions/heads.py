@@ -27,6 +27,8 @@ from polymode.parts.features import on_lattice
 MOST_CATEGORIES = 32
 #: log-scales below this are clamped: a component may not collapse onto one training value of a continuous column
 LEAST_LOG_SCALE = -7.0
+#: and above this, so that draws of an untrained or wild network stay finite
+MOST_LOG_SCALE = 10.0
 
 
 class Head(nn.Module):
@@ -108,7 +110,7 @@ class _MixtureHead(Head):
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, centres, log_scales = params.view(len(params), -1, 3, self.components).unbind(2)  # (B, D, M) each
-        return logits.log_softmax(-1), centres, log_scales.clamp(min=LEAST_LOG_SCALE)
+        return logits.log_softmax(-1), centres, log_scales.clamp(LEAST_LOG_SCALE, MOST_LOG_SCALE)
 
     def _pick(self, params: Tensor, generator: torch.Generator, temperature: float) -> tuple[Tensor, Tensor]:
         """Centre and scale of a drawn component: (B, D) each."""
@@ -207,7 +209,7 @@ class ColumnsHead(Head):
     def _numbers(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         block = params[:, : self.split_at].view(len(params), len(self.numeric), 3 * self.components + 1)
         logits, centres, log_scales = block[..., :-1].unflatten(-1, (3, self.components)).unbind(-2)
-        return logits.log_softmax(-1), centres, log_scales.clamp(min=LEAST_LOG_SCALE), block[..., -1]
+        return logits.log_softmax(-1), centres, log_scales.clamp(LEAST_LOG_SCALE, MOST_LOG_SCALE), block[..., -1]
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         out = torch.zeros(len(x), len(self.numeric) + len(self.named), dtype=params.dtype, device=params.device)

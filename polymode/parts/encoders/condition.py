@@ -1,6 +1,6 @@
-"""One encoder turns any condition into a vector: an embedding of labels, a linear map of vectors, a GRU over tokens.
+"""One encoder turns any condition into a vector: an embedding of labels, a linear map of vectors, and for tokens an
+embedding of each and a linear map of all of them, so that every position is one step from the result.
 
-The GRU's states are averaged, so that no token is far from the result.
 Rows whose condition was dropped get a learned null in place of the sum (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from polymode.core.condition import Condition, ConditionSpec
 
+#: features of one token of a condition
+TOKEN_WIDTH = 32
+
 
 class ConditionEncoder(nn.Module):
     """Condition -> (B, width). Models inject it by concatenation, addition to hidden layers, FiLM or attention."""
@@ -21,8 +24,8 @@ class ConditionEncoder(nn.Module):
         self.spec, self.width = spec, width
         self.label = None if spec.label is None else nn.Embedding(spec.label, width)
         self.vector = None if spec.vector is None else nn.Linear(spec.vector, width)
-        self.symbols = None if spec.tokens is None else nn.Embedding(spec.tokens[0], width)
-        self.reader = None if spec.tokens is None else nn.GRU(width, width, batch_first=True)
+        self.symbols = None if spec.tokens is None else nn.Embedding(spec.tokens[0], TOKEN_WIDTH)
+        self.reader = None if spec.tokens is None else nn.Linear(spec.tokens[1] * TOKEN_WIDTH, width)
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, condition: Condition) -> Float[Tensor, "B W"]:
@@ -33,7 +36,7 @@ class ConditionEncoder(nn.Module):
         if self.vector is not None and condition.vector is not None:
             total = total + self.vector(condition.vector.to(self.null.dtype))
         if self.symbols is not None and self.reader is not None and condition.tokens is not None:
-            total = total + self.reader(self.symbols(condition.tokens))[0].mean(1)
+            total = total + self.reader(self.symbols(condition.tokens).flatten(1))  # (B, T * E)
         # the null is in the graph even when no row is dropped, so that it always has a gradient
         dropped = condition.dropped
         kept = torch.ones_like(total[:, :1]) if dropped is None else (~dropped).to(total.dtype).unsqueeze(1)
