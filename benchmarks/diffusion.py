@@ -21,7 +21,7 @@ from benchmarks._side_by_side import alternate, measurement, ratios, save
 from polymode.parts.nn.unet import UNet
 from polymode.parts.processes.gaussian import GaussianProcess
 
-BATCH, SIDE, TURN, TURNS = 32, 32, 12.0, 9
+BATCH, SIDE, TURN, TURNS = 32, 32, 10.0, 9
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -86,7 +86,7 @@ class Learner:
 def learners() -> dict[str, Learner]:
     from diffusers import UNet2DModel
 
-    x = images(20_512)
+    x = images(20_256)
     x, valid = x[:20_000], x[20_000:]
     torch.manual_seed(0)
     ours = UNet(1, widths=(32, 64, 96))

@@ -70,12 +70,16 @@ class Peer:
                 self.machine.partial_fit(self.x[start : start + BATCH])
 
     def as_ours(self) -> RBM:
-        """Our machine with its weights."""
-        model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), hidden=HIDDEN)
-        learned = self.machine.components_, self.machine.intercept_visible_, self.machine.intercept_hidden_
+        """Our machine with its weights; biases are those of centred units, here around 1/2 everywhere."""
+        model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), hidden=HIDDEN).double()
+        machine = self.machine
+        w, b, c = (
+            torch.from_numpy(np.ascontiguousarray(value)).double()
+            for value in (machine.components_, machine.intercept_visible_, machine.intercept_hidden_)
+        )
         with torch.no_grad():
-            for p, value in zip((model.weight, model.visible_bias, model.hidden_bias), learned, strict=True):
-                p.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            for p, value in zip(model.parameters(), (w, b + w.sum(0) / 2, c + w.sum(1) / 2), strict=True):
+                p.copy_(value)
         return model
 
 

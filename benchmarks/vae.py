@@ -86,8 +86,8 @@ def main() -> None:
             },
             rounds=5,
         )
-    write_results("bench_vae", "vae training time", seconds, ours="polymode",
-                  protocol=f"{EPOCHS} epochs of {IMAGES} binary images, batch {BATCH}, 784-{HIDDEN}-{LATENT}")  # fmt: skip
+    protocol = f"{EPOCHS} epochs of {IMAGES} binary images, batch {BATCH}, 784-{HIDDEN}-{LATENT}"
+    write_results("bench_vae", "vae training time", seconds, ours="polymode", protocol=protocol)
 
 
 if __name__ == "__main__":

@@ -239,6 +239,8 @@ class HasBound(Capability):
 
     #: what the bound is, for the protocol of a likelihood: "elbo", "uniform dequantisation"
     bound_name: str = "elbo"
+    #: importance samples that an evaluation takes where nobody says; few where one is a whole chain
+    default_num_samples: ClassVar[int] = 16
 
     def elbo(
         self,

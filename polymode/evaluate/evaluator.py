@@ -44,7 +44,7 @@ class Evaluator:
         limit: most rows that likelihoods are measured on.
         metrics: names of metrics; None for all that the data and the model allow.
         features: the feature space, see `features_for`.
-        num_samples: importance samples of a bound.
+        num_samples: importance samples of a bound; None for each model's default.
         ceiling: measure real training rows too.
     """
 
@@ -57,7 +57,7 @@ class Evaluator:
         limit: int = 2000,
         metrics: Sequence[str] | None = None,
         features: str = "auto",
-        num_samples: int = 16,
+        num_samples: int | None = None,
         ceiling: bool = True,
     ) -> None:
         if n is not None and n < 2:
@@ -185,7 +185,7 @@ def evaluate(
     limit: int = 2000,
     metrics: Sequence[str] | None = None,
     features: str = "auto",
-    num_samples: int = 16,
+    num_samples: int | None = None,
     ceiling: bool = True,
     **about: Any,
 ) -> Report:

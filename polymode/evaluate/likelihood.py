@@ -24,8 +24,6 @@ from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLogProb
 from polymode.data.dataset import DataSet, Split
 
 SplitName = Literal["train", "valid", "test"]
-#: importance samples of a bound, where the caller does not say
-NUM_SAMPLES = 16
 #: more partition functions than this (one a distinct condition) are not estimated
 MOST_PARTITIONS = 64
 
@@ -46,7 +44,7 @@ def log_likelihood(
     Args:
         data: a data set (its `split` is scored), a split, or a tensor (N, *shape) in data space.
         condition: one row a datum, for a tensor; a split brings its own.
-        num_samples: importance samples of a bound (default 16; 1 is the ELBO).
+        num_samples: importance samples of a bound; None for the model's default, 1 is the ELBO.
         limit: score at most this many rows, drawn without replacement.
         batch_size: rows at a time (memory only).
         seed: fixes the rows drawn, the samples of a bound and the chains of an estimate.
@@ -77,7 +75,7 @@ class Scorer:
 
     Args:
         model: any model.
-        num_samples: importance samples of a bound.
+        num_samples: importance samples of a bound; None for the model's default.
         seed: fixes every draw.
     """
 
@@ -85,7 +83,8 @@ class Scorer:
         if num_samples is not None and num_samples < 1:
             raise PolymodeError(f"num_samples={num_samples}, expected at least 1")
         self.model = model
-        self.num_samples = NUM_SAMPLES if num_samples is None else num_samples
+        default = model.default_num_samples if isinstance(model, HasBound) else 1
+        self.num_samples = default if num_samples is None else num_samples
         self.seed = seed
         self._partitions: dict[tuple, tuple[float, float]] = {}
 

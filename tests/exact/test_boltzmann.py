@@ -63,10 +63,8 @@ def test_the_joint_energy_is_the_one_written_down():
     v, h = torch.tensor([3.0, 0.0, 2.0]).double(), torch.tensor([1.0, 0.0, 1.0, 1.0]).double()
     w = model.weight / math.sqrt(3)
     choose = sum(math.log(math.comb(3, k)) for k in (3, 0, 2))
-    # biases are those of centred units: E = -b.(v - mu) - c.(h - 1/2) - (h - 1/2) W (v - mu) up to a constant
-    centre = 3 * model.base_bias.sigmoid()
-    b, c = model.visible_bias - w.T @ torch.full((4,), 0.5).double(), model.hidden_bias - w @ centre
-    expected = -choose - b @ v - c @ h - h @ w @ v
+    centred = v - 3 * model.base_bias.sigmoid()
+    expected = -choose - model.visible_bias @ v - model.hidden_bias @ h - (h - 0.5) @ w @ centred
     assert model.joint_energy(v[None], h[None]).item() == pytest.approx(expected.item())
 
 
@@ -116,7 +114,7 @@ def test_the_gradient_with_exact_negatives_is_that_of_the_log_likelihood(spec: S
 
     def energy(x: Tensor) -> Tensor:
         v, (b, c) = model.values(x), model.biases(None if rows is None else rows[: len(x)])
-        return model.free_energy(v, model.hidden_input(v, c), b)
+        return model.free_energy(v, model.hidden_input(v, c), (b, c))
 
     nll = energy(data).mean() + (-energy(everything)).logsumexp(0)
     expected = torch.autograd.grad(nll, parameters)
@@ -167,7 +165,7 @@ def test_labels_meet_the_chains_of_their_own_class():
     with torch.no_grad():
         negative = model._negative(model.values(x), model.chain_rows, generator())
         b, c = model.biases(model.chain_rows)
-        energies = model.free_energy(negative, model.hidden_input(negative, c), b)
+        energies = model.free_energy(negative, model.hidden_input(negative, c), (b, c))
         expected = torch.stack([energies[model.chain_rows == row].mean() for row in (0, 1, 2, 0)])
     torch.testing.assert_close(loss.parts["negative"], expected)
     torch.testing.assert_close(loss.parts["positive"], model.energy(x, condition))

@@ -67,7 +67,9 @@ def evaluate(
     ] = None,
     metric: Annotated[list[str], typer.Option("--metric", help="only this metric (repeatable)")] = [],  # noqa: B006
     features: Annotated[str, typer.Option(help="the feature space of sample metrics")] = "auto",
-    num_samples: Annotated[str, typer.Option(metavar="INTEGER", help="importance samples of a bound")] = "16",
+    num_samples: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="importance samples of a bound  [default: the model's]")
+    ] = None,
     limit: Annotated[
         str, typer.Option(metavar="INTEGER", help="most rows that the likelihood is measured on")
     ] = "2000",

@@ -154,7 +154,7 @@ class EvaluateRequest(Schema):
     limit: int = Field(2000, gt=1)
     metrics: list[str] = []
     features: str = "auto"
-    num_samples: int = Field(16, gt=0)
+    num_samples: int | None = Field(None, gt=0)
     options: dict[str, Any] = {}
     out: str | None = None
     device: str = "cpu"

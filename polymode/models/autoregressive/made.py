@@ -126,7 +126,7 @@ class MADE(GenerativeModel, HasLogProb):
         network = self.network.stepwise(n, self.context(condition))
         for rank, d in enumerate(self.order.tolist()):
             dimension = self.dimensions[self.dimension_of[d]]
-            drawn = dimension.head.sample(network.outputs(rank), generator, temperature)  # (n, 1)
-            network.put(rank, dimension.features(drawn))
-            x[:, d] = drawn[:, 0]
+            x[:, d] = dimension.head.sample(network.outputs(rank), generator, temperature)[:, 0]
+            # read back, so that the network sees the value as rounded to the data's dtype
+            network.put(rank, dimension.features(x[:, d : d + 1]))
         return x.view(n, *self.spec.shape)

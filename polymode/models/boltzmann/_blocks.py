@@ -29,7 +29,7 @@ def flips(probs: Tensor, generator: torch.Generator, n: int = 1) -> Tensor:
     words.random_(-(2**63), None, generator=generator)  # all 64 bits
     u = words.view(torch.int16)[:count].to(probs.device, torch.float32).view(n, *probs.shape)
     # u + 2^15 + 1/2 lies on the middles of 2^16 cells of [0, 2^16]
-    ups = (u < torch.sub(probs * 2**16, 2**15 + 0.5)).to(probs.dtype)
+    ups = (u < torch.add(probs.new_tensor(-(2**15) - 0.5), probs, alpha=2**16)).to(probs.dtype)
     return ups[0] if n == 1 else ups.sum(0)
 
 

@@ -3,21 +3,21 @@
 Smolensky 1986, Information processing in dynamical systems: foundations of harmony theory; Hinton 2002, Training
 products of experts by minimizing contrastive divergence; Tieleman 2008, Training restricted Boltzmann machines using
 approximations to the likelihood gradient; Teh and Hinton 2001, Rate-coded restricted Boltzmann machines (levels).
-With n = levels - 1, so that n = 1 is the binary machine,
+With n = levels - 1, so that n = 1 is the binary machine, and mu the data's mean,
 
-    E(v, h) = -sum_i log C(n, v_i) - b.v - c.h - h W v,     v_i in 0 .. n,  h_j in {0, 1}
-    p(h_j = 1 | v) = sigmoid(c + W v)_j,     p(v_i | h) = Binomial(n, sigmoid(b + h W)_i)
-    F(v) = -log sum_h exp(-E(v, h)) = -sum_i log C(n, v_i) - b.v - sum_j softplus(c + W v)_j
+    E(v, h) = -sum_i log C(n, v_i) - b.v - c.h - (h - 1/2) W (v - mu),     v_i in 0 .. n,  h_j in {0, 1}
+    p(h_j = 1 | v) = sigmoid(a_j),  a = c + W (v - mu),     p(v_i | h) = Binomial(n, sigmoid(b + (h - 1/2) W)_i)
+    F(v) = -log sum_h exp(-E(v, h)) = -sum_i log C(n, v_i) - b.v - sum_j (softplus(a_j) - (a_j - c_j) / 2)
     grad of log-likelihood = -grad F(v+) + E_model[grad F(v-)]
 
 `RBM._energy` is F. `RBM.loss` is F(v+) - F(v-), whose gradient is that of contrastive divergence because no gradient
 flows into how v- was drawn; v- comes from chains that start at the batch ("cd") or that live on as a buffer ("pcd").
 A label moves the biases: b + B[y], c + C[y] (Taylor and Hinton 2009, dynamic biases).
-Deviation: learned are weight = sqrt(n) W and the biases of centred units, b + 1/2 sum_j W_j and c + W mu with mu the
-data's mean (centring; Melchior, Fischer and Wiskott 2016, arXiv:1311.1354), so that weights and biases do not fight over means and one
-learning rate serves every number of levels: the same machines, learned several times as fast. Only the visible units
-are rate-coded, the hidden ones are single bits; hidden states of the chains are drawn under the weights before the
-step, which saves one of six matrix products and moves the chains by less than a step of the optimiser.
+Deviation: units are centred (Melchior, Fischer and Wiskott 2016, arXiv:1311.1354, with the mean of the first batch
+and 1/2 as fixed offsets), which is the same family of machines, learned several times as fast; W = weight / sqrt(n),
+so that one learning rate serves every number of levels. Only the visible units are rate-coded, the hidden ones are
+single bits. Hidden states of the chains are drawn under the weights before the step, which saves one of six matrix
+products and moves the chains by less than a step of the optimiser.
 
 Likelihood: exact by enumeration up to 16 hidden units (or as few visible states), else an estimate by annealed
 importance sampling from the base-rate machine (Salakhutdinov and Murray 2008, On the quantitative analysis of deep
@@ -105,13 +105,10 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
 
     # -- the machine -----------------------------------------------------------------------------------------------
     def biases(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(b, c) of the energy: (D,) and (H,), or one a row for rows (B,) of the bias tables."""
-        root = math.sqrt(self.n)
-        b = self.visible_bias - 0.5 / root * self.weight.sum(0)
-        c = self.hidden_bias - self.weight @ (root * self.base_bias.sigmoid())
+        """(b, c): (D,) and (H,), or one a row for rows (B,) of the bias tables."""
         if rows is None:
-            return b, c
-        return b + self.visible_bias_of[rows], c + self.hidden_bias_of[rows]
+            return self.visible_bias, self.hidden_bias
+        return self.visible_bias + self.visible_bias_of[rows], self.hidden_bias + self.hidden_bias_of[rows]
 
     def rows_of(self, condition: Condition | None) -> Tensor | None:
         """Which row of the bias tables each datum uses; the last stands for a withheld label."""
@@ -121,26 +118,34 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
             return condition.label
         return torch.where(condition.dropped, self.rows - 1, condition.label)
 
+    @property
+    def mean(self) -> Tensor:
+        """mu, (D,): the mean of the first batch."""
+        return self.n * self.base_bias.sigmoid()
+
     def hidden_input(self, v: Tensor, c: Tensor) -> Tensor:
-        """c + W v, (B, H): the logits of p(h | v)."""
+        """a = c + W (v - mu), (B, H): the logits of p(h | v)."""
+        v = v - self.mean
         if self.n > 1:
             v = v / math.sqrt(self.n)
         return F.linear(v, self.weight) + c if c.dim() > 1 else F.linear(v, self.weight, c)
 
     def visible_logits(self, h: Tensor, b: Tensor) -> Tensor:
-        """b + h W, (B, D): the logits of the units that v counts."""
-        return torch.addmm(b, h, self.weight, alpha=1 / math.sqrt(self.n))
+        """b + (h - 1/2) W, (B, D): the logits of the units that v counts."""
+        return torch.addmm(b, h - 0.5, self.weight, alpha=1 / math.sqrt(self.n))
 
-    def free_energy(self, v: Tensor, hidden_input: Tensor, b: Tensor) -> Tensor:
-        """F(v), (B,), from v and c + W v."""
+    def free_energy(self, v: Tensor, hidden_input: Tensor, biases: tuple[Tensor, Tensor]) -> Tensor:
+        """F(v), (B,), from v, a and (b, c)."""
+        b, c = biases
         linear = (v * b).sum(1) if b.dim() > 1 else v @ b
-        energy = -linear - F.softplus(hidden_input).sum(1)
+        energy = 0.5 * (hidden_input.sum(1) - c.sum(-1)) - linear - F.softplus(hidden_input).sum(1)
         return energy if self.n == 1 else energy - log_choose(self.n, v)[v.long()].sum(1)
 
     def joint_energy(self, v: Tensor, h: Tensor, condition: Condition | None = None) -> Tensor:
         """E(v, h), (B,), of visible values (B, D) and hidden bits (B, H)."""
         b, c = self.biases(self.rows_of(condition))
-        return -log_choose(self.n, v)[v.long()].sum(1) - (v * self.visible_logits(h, b)).sum(1) - (h * c).sum(1)
+        bilinear = ((h - 0.5) * (self.hidden_input(v, c) - c)).sum(1)
+        return -log_choose(self.n, v)[v.long()].sum(1) - (v * b).sum(1) - (h * c).sum(1) - bilinear
 
     def values(self, x: Tensor) -> Tensor:
         """Data as visible values (B, D)."""
@@ -167,7 +172,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         both = torch.cat([v, negative])
         b, c = self.biases(None if rows is None or negative_rows is None else torch.cat([rows, negative_rows]))
         a = self.hidden_input(both, c)
-        positive, negative = self.free_energy(both, a, b).split([len(v), len(negative)])
+        positive, negative = self.free_energy(both, a, (b, c)).split([len(v), len(negative)])
         if not persistent:
             matched = negative
         elif rows is None:
@@ -238,7 +243,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
     # -- scores ----------------------------------------------------------------------------------------------------
     def _energy(self, x: Tensor, condition: Condition | None) -> Tensor:
         v, (b, c) = self.values(x), self.biases(self.rows_of(condition))
-        return self.free_energy(v, self.hidden_input(v, c), b)
+        return self.free_energy(v, self.hidden_input(v, c), (b, c))
 
     def log_partition(
         self,
@@ -277,17 +282,19 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         sum_v C(n, v) e^(a v) = (1 + e^a)^n."""
         if over_hidden:
             h = states(2, self.hidden, b).split(4096)
-            terms = [s @ c + self.n * F.softplus(self.visible_logits(s, b)).sum(1) for s in h]
+            to_mean = self.hidden_input(torch.zeros_like(b).unsqueeze(0), torch.zeros_like(c))[0]  # -W mu
+            terms = [s @ c + (s - 0.5) @ to_mean + self.n * F.softplus(self.visible_logits(s, b)).sum(1) for s in h]
         else:
             v = states(self.n + 1, self.d, b).split(4096)
-            terms = [-self.free_energy(s, self.hidden_input(s, c), b) for s in v]
+            terms = [-self.free_energy(s, self.hidden_input(s, c), (b, c)) for s in v]
         return float(torch.cat(terms).double().logsumexp(0))
 
     def _ais(
         self, b: Tensor, c: Tensor, generator: torch.Generator, temperatures: int, chains: int
     ) -> tuple[float, float]:
         """From independent units at their base rates (beta = 0) to the machine (beta = 1):
-        log p*_beta(v) = sum_i log C(n, v_i) + ((1 - beta) b_0 + beta b).v + sum_j softplus(beta (c + W v)_j)."""
+        log p*_beta(v) = sum_i log C(n, v_i) + ((1 - beta) b_0 + beta b).v
+        + sum_j (softplus(beta a_j) - beta (a_j - c_j) / 2)."""
         if temperatures < 1 or chains < 2:
             raise PolymodeError(f"temperatures={temperatures}, chains={chains}: expected at least 1 and 2")
         b0 = self.base_bias
@@ -295,7 +302,8 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
 
         def step(v: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
             a = self.hidden_input(v, c)
-            gain = (end - start) * (v @ (b - b0)) + (F.softplus(end * a) - F.softplus(start * a)).sum(1)
+            gain = (F.softplus(end * a) - F.softplus(start * a)).sum(1)
+            gain = gain + (end - start) * (v @ (b - b0) - 0.5 * (a - c).sum(1))
             h = rng.bernoulli((end * a).sigmoid(), generator)
             logits = torch.lerp(b0, self.visible_logits(h, b), end)
             return gain, binomial(self.n, logits.sigmoid(), generator)
@@ -322,7 +330,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         for i in range(self.d):
             change = (u - v[:, i : i + 1]) / math.sqrt(self.n)  # (B, levels)
             inputs = a.unsqueeze(1) + change.unsqueeze(2) * self.weight[:, i]  # (B, levels, H)
-            scores = F.softplus(inputs).sum(2) + b[:, i : i + 1] * u + log_choose(self.n, u)
+            scores = (F.softplus(inputs) - 0.5 * inputs).sum(2) + b[:, i : i + 1] * u + log_choose(self.n, u)
             total = total + scores.log_softmax(1).gather(1, v[:, i : i + 1].long()).squeeze(1)
         return total
 

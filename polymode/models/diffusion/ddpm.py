@@ -72,6 +72,7 @@ class DDPM(GenerativeModel, HasBound, HasScore, Denoises):
     """
 
     defaults: ClassVar = TrainingDefaults(learning_rate=2e-3, batch_size=128, ema=0.995, clip=1.0, warmup=50)
+    default_num_samples: ClassVar = 1
     error: Tensor
 
     def __init__(
