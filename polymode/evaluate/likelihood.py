@@ -139,7 +139,7 @@ class Scorer:
         return self._estimate(nats, math.sqrt(variance), facts)
 
     def _estimate(self, nats: Tensor, error: float, facts: dict) -> Likelihood:
-        how = f"AIS, standard error of log Z {error:.2g} nats" if error > 0 else "log Z by enumeration"
+        how = f"AIS, standard error of log Z {error:.2g} nats" if error > 0 else "log Z by enumeration or quadrature"
         return Likelihood("estimate", nats, **facts, std_error=error, protocol=how)
 
     def _partition(self, model: HasEnergy, condition: Condition | None, key: tuple) -> tuple[float, float]:

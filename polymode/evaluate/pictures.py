@@ -284,11 +284,19 @@ def _curves(history: Sequence[dict[str, Any]]) -> Picture | None:
 
 
 def scatter(points: Sequence[tuple[str, float, float]], x_name: str, y_name: str, *, log_x: bool = False) -> bytes:
-    """Named points in a plane, for a leaderboard."""
-    figure, axes = _figure(4.8, 3.6)
+    """Named points in a plane, for a leaderboard; positive values of y that differ by tens get a logarithmic axis."""
+    figure, axes = _figure(4.8, 4.2)
     axes.scatter([p[1] for p in points], [p[2] for p in points], s=36, color=MODEL, linewidths=0)
-    for name, x, y in points:
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8, color=INK)
+    ys = [p[2] for p in points]
+    if min(ys) > 0 and max(ys) > 30 * min(ys):
+        axes.set_yscale("log")
+    # points that share a place take turns on either side, so that their names do not cover one another
+    for i, (name, x, y) in enumerate(sorted(points, key=lambda p: p[2])):
+        right = i % 2 == 0
+        axes.annotate(
+            name, (x, y), textcoords="offset points", xytext=(6 if right else -6, 0), fontsize=8, color=INK,
+            ha="left" if right else "right", va="center",
+        )  # fmt: skip
     if log_x:
         from matplotlib.ticker import NullLocator, ScalarFormatter
 
@@ -297,7 +305,7 @@ def scatter(points: Sequence[tuple[str, float, float]], x_name: str, y_name: str
         ticks = sorted({float(f"{p[1]:.1g}") for p in points})
         axes.set_xticks(ticks)
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(0.14)
+    axes.margins(0.2, 0.08)
     axes.set_xlabel(x_name, fontsize=8, color=INK)
     axes.set_ylabel(y_name, fontsize=8, color=INK)
     return _png(figure)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from polymode.parts.bijections.affine import ActNorm, ContextAffine
 from polymode.parts.bijections.base import Bijection, Chain
-from polymode.parts.bijections.coupling import Couplings
+from polymode.parts.bijections.coupling import AffineCoupling, Couplings
 from polymode.parts.bijections.multiscale import MultiScale, most_scales
 from polymode.parts.bijections.rearrange import Permutation, Squeeze, checkerboard_order
-from polymode.parts.nn.mlp import MLP
+from polymode.parts.nn.mlp import MLP, Activation
 from polymode.parts.nn.resnet import ResNet
 
 WIDTH = 3
@@ -23,9 +23,8 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def mlp(context: int = 0) -> Callable[[int, int], nn.Module]:
-    # tanh: a numerical Jacobian at a kink of relu would prove nothing
-    return lambda ins, outs: MLP(ins, outs, (16,), context_features=context, act="tanh")
+def mlp(context: int = 0, act: Activation = "tanh") -> Callable[[int, int], nn.Module]:
+    return lambda ins, outs: MLP(ins, outs, (16,), context_features=context, act=act)
 
 
 def conv(context: int = 0) -> Callable[[int, int, tuple[int, int]], nn.Module]:
@@ -51,6 +50,7 @@ BIJECTIONS: dict[str, tuple[Callable[[int], Bijection], tuple[int, ...]]] = {
     "couplings of 5": (lambda c: couplings(5, c), (5,)),
     "one coupling": (lambda c: couplings(6, c, layers=1), (6,)),
     "additive couplings": (lambda c: couplings(6, c, scale=False), (6,)),
+    "relu couplings": (lambda c: Couplings(6, mlp(c, "relu"), layers=3, generator=generator()), (6,)),
     "one scale": (lambda c: multiscale(c, scales=1), (32,)),
     "two scales": (lambda c: multiscale(c), (32,)),
     "additive scales": (lambda c: multiscale(c, scale=False), (32,)),
@@ -101,6 +101,36 @@ def test_gradients_are_right(name: str):
     z = bijection.to_base(x)[0].detach().requires_grad_()
     assert torch.autograd.gradcheck(bijection.to_base, (x,))
     assert torch.autograd.gradcheck(bijection.from_base, (z,))
+
+
+@conditioned
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 7)], ids=str)
+def test_the_fused_coupling_equals_the_graph_of_single_operations(width: int, hidden: tuple[int, ...]):
+    torch.manual_seed(0)
+    coupling = AffineCoupling(MLP(3, 8, hidden, context_features=width)).double()
+    assert coupling.fusible
+    context = torch.randn(6, width).double().requires_grad_() if width else None
+    a, b = torch.randn(6, 3).double().requires_grad_(), torch.randn(6, 4).double().requires_grad_()
+    leaves = [a, b, *([context] if width and hidden else []), *coupling.parameters()]
+    results = []
+    for fused in (True, False):
+        coupling.fusible = fused
+        z, log_det = coupling.to_base(a, b, context)
+        score = (z**2).sum() + (log_det * torch.arange(6)).sum()
+        results.append((z, log_det, *torch.autograd.grad(score, leaves)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_a_coupling_keeps_its_precision_under_autocast():
+    coupling = AffineCoupling(MLP(3, 8, (16,)))
+    a, b = torch.randn(6, 3), torch.randn(6, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = coupling.to_base(a, b)
+        back = coupling.from_base(a, z)
+    assert z.dtype == log_det.dtype == torch.float32
+    torch.testing.assert_close(back, b, rtol=1e-5, atol=1e-5)
+    (z.sum() + log_det.sum()).backward()
 
 
 @pytest.mark.parametrize("name", ["additive couplings", "additive scales", "permutation", "squeeze"])

@@ -13,7 +13,7 @@ from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._blocks import anneal, binomial, flips, log_choose, log_mean_exp, states
+from polymode.models.boltzmann._blocks import SoftplusSum, anneal, binomial, flips, log_choose, log_mean_exp, states
 from polymode.models.boltzmann.rbm import RBM
 from polymode.parts.samplers.gibbs import block_gibbs
 
@@ -114,7 +114,7 @@ def test_the_gradient_with_exact_negatives_is_that_of_the_log_likelihood(spec: S
 
     def energy(x: Tensor) -> Tensor:
         v, (b, c) = model.values(x), model.biases(None if rows is None else rows[: len(x)])
-        return model.free_energy(v, model.hidden_input(v, c), (b, c))
+        return model.free_energy(v, b, c)[0]
 
     nll = energy(data).mean() + (-energy(everything)).logsumexp(0)
     expected = torch.autograd.grad(nll, parameters)
@@ -165,7 +165,7 @@ def test_labels_meet_the_chains_of_their_own_class():
     with torch.no_grad():
         negative = model._negative(model.values(x), model.chain_rows, generator())
         b, c = model.biases(model.chain_rows)
-        energies = model.free_energy(negative, model.hidden_input(negative, c), (b, c))
+        energies = model.free_energy(negative, b, c)[0]
         expected = torch.stack([energies[model.chain_rows == row].mean() for row in (0, 1, 2, 0)])
     torch.testing.assert_close(loss.parts["negative"], expected)
     torch.testing.assert_close(loss.parts["positive"], model.energy(x, condition))
@@ -275,6 +275,15 @@ def test_flips_have_their_probabilities(dtype: torch.dtype):
     assert draws[:, 0].sum() == 0
     assert draws[:, 5].all()
     assert (draws[:, 2:4].double().T.corrcoef()[0, 1]).abs() < 4 / math.sqrt(1e5)
+
+
+def test_the_sum_of_softplus_and_its_gradient():
+    a = (3 * torch.randn(4, 5, generator=generator(), dtype=torch.float64)).requires_grad_()
+    torch.testing.assert_close(SoftplusSum.apply(a)[0], torch.nn.functional.softplus(a).sum(1))
+    torch.testing.assert_close(SoftplusSum.apply(a)[1], a.sigmoid())
+    assert torch.autograd.gradcheck(lambda t: SoftplusSum.apply(t)[0], a)
+    far = torch.tensor([[-1000.0, 0.0, 1000.0]])
+    assert SoftplusSum.apply(far)[0].item() == pytest.approx(1000 + math.log(2))
 
 
 def test_binomial_draws_and_coefficients():

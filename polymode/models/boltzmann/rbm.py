@@ -40,7 +40,7 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import Completes, GenerativeModel, HasEnergy, HasLatents
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._blocks import anneal, binomial, flips, log_choose, log_mean_exp, states
+from polymode.models.boltzmann._blocks import SoftplusSum, anneal, binomial, flips, log_choose, log_mean_exp, states
 from polymode.parts.samplers.gibbs import block_gibbs
 
 #: log2 of the most states that log_partition enumerates
@@ -134,12 +134,13 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         """b + (h - 1/2) W, (B, D): the logits of the units that v counts."""
         return torch.addmm(b, h - 0.5, self.weight, alpha=1 / math.sqrt(self.n))
 
-    def free_energy(self, v: Tensor, hidden_input: Tensor, biases: tuple[Tensor, Tensor]) -> Tensor:
-        """F(v), (B,), from v, a and (b, c)."""
-        b, c = biases
+    def free_energy(self, v: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """F(v), (B,), and p(h = 1 | v), (B, H), without gradient."""
+        a = self.hidden_input(v, c)
+        softplus, on = SoftplusSum.apply(a)
         linear = (v * b).sum(1) if b.dim() > 1 else v @ b
-        energy = 0.5 * (hidden_input.sum(1) - c.sum(-1)) - linear - F.softplus(hidden_input).sum(1)
-        return energy if self.n == 1 else energy - log_choose(self.n, v)[v.long()].sum(1)
+        energy = 0.5 * (a.sum(1) - c.sum(-1)) - linear - softplus
+        return energy if self.n == 1 else energy - log_choose(self.n, v)[v.long()].sum(1), on
 
     def joint_energy(self, v: Tensor, h: Tensor, condition: Condition | None = None) -> Tensor:
         """E(v, h), (B,), of visible values (B, D) and hidden bits (B, H)."""
@@ -171,17 +172,17 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
         # both phases in one matrix product, forwards and backwards
         both = torch.cat([v, negative])
         b, c = self.biases(None if rows is None or negative_rows is None else torch.cat([rows, negative_rows]))
-        a = self.hidden_input(both, c)
-        positive, negative = self.free_energy(both, a, (b, c)).split([len(v), len(negative)])
+        energy, on = self.free_energy(both, b, c)
+        positive, negative = energy.split([len(v), len(negative)])
         if not persistent:
             matched = negative
         elif rows is None:
             matched = negative.mean().expand(len(v))
         else:
-            same = (rows.unsqueeze(1) == self.chain_rows).to(a.dtype)  # (B, chains), a datum's class only
+            same = (rows.unsqueeze(1) == self.chain_rows).to(self.dtype)  # (B, chains), a datum's class only
             matched = (same / same.sum(1, keepdim=True)) @ negative
         if persistent and self.training:
-            self.chain_hidden.copy_(flips(a[len(v) :].detach().sigmoid(), generator))
+            self.chain_hidden.copy_(flips(on[len(v) :], generator))
         return Loss(positive - matched, {"positive": positive.detach(), "negative": matched.detach()})
 
     def _negative(self, v: Tensor, rows: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -242,8 +243,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
 
     # -- scores ----------------------------------------------------------------------------------------------------
     def _energy(self, x: Tensor, condition: Condition | None) -> Tensor:
-        v, (b, c) = self.values(x), self.biases(self.rows_of(condition))
-        return self.free_energy(v, self.hidden_input(v, c), (b, c))
+        return self.free_energy(self.values(x), *self.biases(self.rows_of(condition)))[0]
 
     def log_partition(
         self,
@@ -286,7 +286,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
             terms = [s @ c + (s - 0.5) @ to_mean + self.n * F.softplus(self.visible_logits(s, b)).sum(1) for s in h]
         else:
             v = states(self.n + 1, self.d, b).split(4096)
-            terms = [-self.free_energy(s, self.hidden_input(s, c), (b, c)) for s in v]
+            terms = [-self.free_energy(s, b, c)[0] for s in v]
         return float(torch.cat(terms).double().logsumexp(0))
 
     def _ais(

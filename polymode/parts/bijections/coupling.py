@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from polymode.parts.bijections.base import Bijection
+from polymode.parts.bijections.fused import PerceptronCoupling
 from polymode.parts.bijections.rearrange import Permutation
+from polymode.parts.nn.mlp import MLP
 
 #: makes the network of one coupling: (channels in, channels out) -> module of (half, context) -> (B, channels out, ...)
 MakeNet = Callable[[int, int], nn.Module]
@@ -41,24 +43,37 @@ class AffineCoupling(nn.Module):
     def __init__(self, net: nn.Module, *, scale: bool = True, cap: float = CAP) -> None:
         super().__init__()
         self.net, self.scale, self.cap = net, scale, cap
+        self.fusible = isinstance(net, MLP) and isinstance(net.act, nn.ReLU)
 
     def _scale_shift(self, a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, shift = self.net(a, context).chunk(2, dim=1)
+        # under autocast the network answers in half precision; the map itself stays in that of the data
+        raw, shift = self.net(a, context).to(a.dtype).chunk(2, dim=1)
         return torch.tanh(raw) * self.cap, shift
 
     def to_base(self, a: Tensor, b: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(b', log |det|)."""
         if not self.scale:
-            return b + self.net(a, context), b.new_zeros(len(b))
+            return b + self.net(a, context).to(b.dtype), b.new_zeros(len(b))
+        if self.fusible and not torch.is_autocast_enabled(a.device.type):
+            return PerceptronCoupling.apply(a, b, self.cap, *_layers(self.net, context))
         log_scale, shift = self._scale_shift(a, context)
         return torch.addcmul(shift, b, log_scale.exp()), log_scale.flatten(1).sum(1)
 
     def from_base(self, a: Tensor, b: Tensor, context: Tensor | None = None) -> Tensor:
         """The b that `to_base` would map to this one."""
         if not self.scale:
-            return b - self.net(a, context)
+            return b - self.net(a, context).to(b.dtype)
         log_scale, shift = self._scale_shift(a, context)
         return (b - shift) * torch.exp(-log_scale)
+
+
+def _layers(net: nn.Module, context: Tensor | None) -> list[Tensor]:
+    """(W_1, c_1, ..., W_n, c_n) of a perceptron, a context's part added to the biases of its hidden layers."""
+    assert isinstance(net, MLP)
+    found: list[Tensor] = []
+    for i, layer in enumerate(net.layers):
+        found += [layer.weight, layer.bias if context is None else layer.bias + net.contexts[i](context)]
+    return [*found, net.last.weight, net.last.bias]
 
 
 class Couplings(Bijection):
