@@ -21,7 +21,7 @@ the condition of some rows and can be guided (Ho and Salimans 2022, arXiv:2207.1
 
 Likelihood: a lower bound at `likelihood_steps` network passes. Sampling: as many passes, twice that when guided.
 The loss is a mean over features, not nats.
-Expected: 3.75 bits/dim on CIFAR-10 in the paper's setting; the digits set below 2.5 bits/dim in a minute on two cores.
+Expected: the digits set below 2.5 bits/dim in a minute on two cores.
 """
 
 from __future__ import annotations

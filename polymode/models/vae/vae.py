@@ -12,7 +12,7 @@ Deviation: `free_bits` (Kingma et al. 2016, arXiv:1606.04934, eq. 16) and `beta`
 training loss only; bounds are always those of the model itself.
 
 Likelihood: a lower bound, one encoder and one decoder pass a sample. Sampling: one decoder pass.
-Expected: binarised MNIST -86.8 nats in the papers' setting; the digits set below 1.9 bits/dim in a minute.
+Expected: the digits set 2.1 bits/dim in twenty seconds on two cores.
 """
 
 from __future__ import annotations
