@@ -6,7 +6,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 .PHONY: demo test check test-slow bench lint clean
 
 demo: .venv/.demo  ## compare one model of every family on handwritten digits; report in runs/demo/report.html
-	$(BIN)/polymode compare digits --models all --minutes 0.3 --out runs/demo --fresh
+	$(BIN)/polymode compare digits --models all --minutes 0.25 --out runs/demo --fresh
 
 test: lint .venv/.dev  ## lint, types, architecture, documentation and the default suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
