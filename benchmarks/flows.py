@@ -48,7 +48,7 @@ class Contender:
 
 
 def polymode() -> Contender:
-    model = pm.create("realnvp", specs.vector(DIMS), seed=0, layers=LAYERS, hidden=HIDDEN)
+    model = pm.create("realnvp", specs.vector(DIMS), seed=0, layers=LAYERS, hidden=HIDDEN).eval()
     g = torch.Generator().manual_seed(0)
     return Contender(
         model, lambda x: -model.loss(x, generator=g).per_example, model.log_prob, lambda n: model.sample(n, generator=g)

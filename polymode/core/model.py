@@ -190,13 +190,16 @@ class GenerativeModel(nn.Module, Capability):
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluation mode without gradients, and back."""
-        was = self.training
+        if not self.training:  # setting the mode walks over every module, which costs as much as a small model's pass
+            with torch.no_grad():
+                yield
+            return
         self.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.train(was)
+            self.train()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any) -> None:
         for name in self.resizable:

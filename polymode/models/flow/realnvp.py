@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -102,6 +103,8 @@ class RealNVP(DequantizedDensity, HasLatents):
 
         steps: list[Bijection] = [ActNorm(spec.num_dims)]
         if conv:
+            # a step of convolutions costs some fifty times one of perceptrons: many small ones learn faster
+            self.defaults = replace(self.defaults, batch_size=64)
             shape, scales = (spec.shape[0], spec.shape[1], spec.shape[2]), min(scales, scales_possible)
             steps.append(
                 MultiScale(shape, convolutions, scales=scales, layers=layers, scale=scale, generator=generator)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from polymode.parts.bijections.base import Bijection
-from polymode.parts.bijections.fused import PerceptronCoupling
+from polymode.parts.bijections.fused import PerceptronCoupling, scale_shift
 from polymode.parts.bijections.rearrange import Permutation
 from polymode.parts.nn.mlp import MLP
 
@@ -45,7 +45,12 @@ class AffineCoupling(nn.Module):
         self.net, self.scale, self.cap = net, scale, cap
         self.fusible = isinstance(net, MLP) and isinstance(net.act, nn.ReLU)
 
+    def _fused(self, a: Tensor) -> bool:
+        return self.fusible and not torch.is_autocast_enabled(a.device.type)
+
     def _scale_shift(self, a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self._fused(a) and not torch.is_grad_enabled():
+            return scale_shift(a, self.cap, _layers(self.net, context))
         # under autocast the network answers in half precision; the map itself stays in that of the data
         raw, shift = self.net(a, context).to(a.dtype).chunk(2, dim=1)
         return torch.tanh(raw) * self.cap, shift
@@ -54,7 +59,7 @@ class AffineCoupling(nn.Module):
         """(b', log |det|)."""
         if not self.scale:
             return b + self.net(a, context).to(b.dtype), b.new_zeros(len(b))
-        if self.fusible and not torch.is_autocast_enabled(a.device.type):
+        if self._fused(a) and torch.is_grad_enabled():
             return PerceptronCoupling.apply(a, b, self.cap, *_layers(self.net, context))
         log_scale, shift = self._scale_shift(a, context)
         return torch.addcmul(shift, b, log_scale.exp()), log_scale.flatten(1).sum(1)

@@ -14,11 +14,27 @@ when a context was added to it. Derivatives of derivatives are refused by `once_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def scale_shift(a: Tensor, cap: float, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(s, t) without a graph: every hidden layer is rectified in place and dropped as soon as it was read."""
+    for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+        a = torch.addmm(bias, a, weight.t()).relu_()
+    squashed, shift = _last(a, layers[-2], layers[-1])
+    return squashed.mul_(cap), shift
+
+
+def _last(h: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(tanh(raw), t). Two products, not one that is cut: elementwise functions are slow on the strided halves."""
+    half = len(weight) // 2
+    raw = torch.addmm(bias[..., :half], h, weight[:half].t())
+    return raw.tanh_(), torch.addmm(bias[..., half:], h, weight[half:].t())
 
 
 class PerceptronCoupling(torch.autograd.Function):
@@ -30,13 +46,12 @@ class PerceptronCoupling(torch.autograd.Function):
         hidden = [a]
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             hidden.append(torch.addmm(bias, hidden[-1], weight.t()).relu_())
-        raw, shift = torch.addmm(biases[-1], hidden[-1], weights[-1].t()).chunk(2, dim=1)
-        squashed = raw.tanh()
+        squashed, shift = _last(hidden[-1], weights[-1], biases[-1])
         log_scale = squashed * cap
         factor = log_scale.exp()
         ctx.cap, ctx.row_biases = cap, [bias.dim() == 2 for bias in biases]
         ctx.save_for_backward(b, squashed, factor, *hidden, *weights)
-        return torch.addcmul(shift, b, factor), log_scale.sum(1)
+        return shift.addcmul_(b, factor), log_scale.sum(1)
 
     @staticmethod
     @once_differentiable
