@@ -1,4 +1,5 @@
-"""Intervals that the metrics share: Wilson's for shares, Student's for means, the grouped jackknife for the rest.
+"""Intervals that the metrics share: Wilson's for shares, Student's for means, Hanley and McNeil's for areas under a
+curve, the grouped jackknife for the rest.
 
 Grouped jackknife (Quenouille 1949; Tukey 1958; Efron and Stein 1981): with T the statistic of all rows and T_g that
 without group g of G, the bias-corrected value is G T - (G - 1) mean T_g, and its variance is
@@ -13,6 +14,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from polymode.core.errors import PolymodeError
 
 LEVEL = 0.95
 #: groups of the jackknife: enough for an interval of 19 degrees of freedom, few enough to be cheap
@@ -45,6 +48,31 @@ def share_interval(hits: float, n: float) -> tuple[float, float, float]:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+
+
+def auroc(positives: Tensor, negatives: Tensor) -> tuple[float, float, float]:
+    """(area, low, high) under the ROC curve of scores that should be higher for positives (N,) than negatives (M,).
+
+    P(positive > negative) + 1/2 P(equal), the Mann-Whitney statistic over N M, with the standard error of Hanley and
+    McNeil 1982, Radiology 143, eq. 1. Cost (N + M) log M.
+
+    Raises:
+        PolymodeError: no scores on a side, or scores that are not numbers.
+    """
+    for name, scores in (("positives", positives), ("negatives", negatives)):
+        if len(scores) == 0 or bool(scores.isnan().any()):
+            what = "none came" if len(scores) == 0 else f"{int(scores.isnan().sum())} of {len(scores)} are nan"
+            raise PolymodeError(f"an area under a curve needs scores of {name}, {what}; give at least one number a side")
+    ordered = negatives.sort().values
+    below = torch.searchsorted(ordered, positives)
+    not_above = torch.searchsorted(ordered, positives, right=True)
+    n, m = len(positives), len(negatives)
+    area = float((below + not_above).double().mean()) / (2 * m)  # ties count half
+    # two positives against one negative, and one positive against two
+    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
+    variance = area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)
+    half = 1.96 * max(0.0, variance / (n * m)) ** 0.5
+    return area, max(0.0, area - half), min(1.0, area + half)
 
 
 def jackknife_groups(n: int, groups: int = GROUPS) -> int:

@@ -27,7 +27,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data": ("core", "data"),
     "train": ("catalogue", "core", "data.dataset", "train"),
     "evaluate": ("catalogue", "core", "parts", "data.dataset", "data.store", "evaluate"),
-    "app.service": ("catalogue", "core", "data", "train", "evaluate", "app.service"),
+    "tasks": ("catalogue", "core", "parts", "data.dataset", "evaluate", "tasks"),
+    "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "app.service"),
     "__main__": ("app.cli",),
     "app.cli": ("catalogue", "core.errors", "app.service", "app.cli"),
 }

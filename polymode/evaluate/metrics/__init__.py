@@ -21,8 +21,20 @@ from polymode.evaluate.measurement import Better, Measurement
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its name and title, where it is, which direction is better, what it needs, the fewest rows it works
-    with, and the metric to use below that."""
+    """One metric.
+
+    Args:
+        name: what the user asks for.
+        path: its module here.
+        title: what reports call it.
+        better: which direction is better.
+        needs: what must be there, see above.
+        min_n: the fewest rows on each side that it works with.
+        instead: the metric to use below that.
+        paper: where it comes from.
+        kinds: the kinds of data that it measures; empty for all.
+        on_request: measured only where it is asked for by name, as it costs much.
+    """
 
     name: str
     path: str
@@ -32,6 +44,8 @@ class Metric:
     min_n: int
     instead: str
     paper: str
+    kinds: tuple[str, ...] = ()
+    on_request: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
@@ -64,8 +78,8 @@ def find(name: str) -> Metric:
 
 
 def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metric]:
-    """The metrics of these names (all for None) whose needs this comparison meets, in the table's order."""
-    wanted = METRICS if names is None else [find(name) for name in dict.fromkeys(names)]
+    """The metrics of these names (None: all that need no request) that this comparison can have, in the table's order."""
+    wanted = [m for m in METRICS if not m.on_request] if names is None else [find(name) for name in dict.fromkeys(names)]
     likelihood, data = comparison.likelihood, comparison.data
     met = {
         "likelihood": likelihood is not None and likelihood.kind in ("exact", "lower bound", "estimate"),
@@ -74,7 +88,11 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "model": comparison.model is not None,
         "train": comparison.model is not None,
     }
-    return [metric for metric in wanted if all(met[need] for need in metric.needs)]
+    return [
+        metric
+        for metric in wanted
+        if all(met[need] for need in metric.needs) and (not metric.kinds or data.spec.kind in metric.kinds)
+    ]
 
 
 def measure(metric: Metric, comparison: Comparison) -> list[Measurement]:

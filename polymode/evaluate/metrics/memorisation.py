@@ -19,22 +19,13 @@ from torch import Tensor
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.features import FeatureSpace
 from polymode.evaluate.measurement import Measurement
-from polymode.evaluate.statistics import nearest, share_interval
+from polymode.evaluate.statistics import auroc, nearest, share_interval
 
 
 def copying(of_samples: Tensor, of_test: Tensor) -> tuple[float, float, float]:
     """(share, low, high) from nearest-neighbour distances of samples (M,) and of test rows (N,)."""
-    ordered = of_test.sort().values
-    below = torch.searchsorted(ordered, of_samples)
-    not_above = torch.searchsorted(ordered, of_samples, right=True)
-    m, n = len(of_samples), len(of_test)
-    # test rows that are farther than the sample, ties counted half
-    area = float((n - (below + not_above).double() / 2).mean()) / n
-    # Hanley and McNeil's terms for two samples against one test row, and one sample against two
-    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
-    variance = area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)
-    half = 1.96 * max(0.0, variance / (m * n)) ** 0.5
-    return area, max(0.0, area - half), min(1.0, area + half)
+    # the nearer the likelier a copy
+    return auroc(-of_samples, -of_test)
 
 
 def neighbours(c: Comparison) -> tuple[Tensor, Tensor]:
