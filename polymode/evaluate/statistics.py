@@ -62,7 +62,7 @@ def auroc(positives: Tensor, negatives: Tensor) -> tuple[float, float, float]:
     for name, scores in (("positives", positives), ("negatives", negatives)):
         if len(scores) == 0 or bool(scores.isnan().any()):
             what = "none came" if len(scores) == 0 else f"{int(scores.isnan().sum())} of {len(scores)} are nan"
-            raise PolymodeError(f"an area under a curve needs scores of {name}, {what}; give at least one number a side")
+            raise PolymodeError(f"an area under a curve needs scores of {name}, {what}; give numbers on both sides")
     ordered = negatives.sort().values
     below = torch.searchsorted(ordered, positives)
     not_above = torch.searchsorted(ordered, positives, right=True)

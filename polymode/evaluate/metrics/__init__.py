@@ -78,8 +78,8 @@ def find(name: str) -> Metric:
 
 
 def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metric]:
-    """The metrics of these names (None: all that need no request) that this comparison can have, in the table's order."""
-    wanted = [m for m in METRICS if not m.on_request] if names is None else [find(name) for name in dict.fromkeys(names)]
+    """The metrics of these names that this comparison can have, in the table's order; None for all but the costly."""
+    named = [m for m in METRICS if not m.on_request] if names is None else map(find, dict.fromkeys(names))
     likelihood, data = comparison.likelihood, comparison.data
     met = {
         "likelihood": likelihood is not None and likelihood.kind in ("exact", "lower bound", "estimate"),
@@ -90,7 +90,7 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
     }
     return [
         metric
-        for metric in wanted
+        for metric in named
         if all(met[need] for need in metric.needs) and (not metric.kinds or data.spec.kind in metric.kinds)
     ]
 

@@ -13,7 +13,6 @@ most 20,000 training rows.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from polymode.evaluate.comparison import Comparison
