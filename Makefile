@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check test-slow bench lint clean
+.PHONY: demo test check test-slow test-golden bench lint clean
 
 demo: .venv/.demo  ## compare one model of every family on handwritten digits; report in runs/demo/report.html
 	$(BIN)/polymode compare digits --models all --minutes 0.25 --out runs/demo --fresh
@@ -16,8 +16,11 @@ check: test
 test-slow: .venv/.dev  ## trainings to a number; half an hour
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
+test-golden: .venv/.bench  ## numbers against peers, with all of them installed
+	$(BIN)/python -m pytest tests/golden tests/exact -m '' -rs
+
 bench: .venv/.bench  ## ratios against peers, side by side in one process; wants a quiet machine
-	for script in vae rbm flows diffusion; do $(BIN)/python -m benchmarks.$$script || exit; done
+	for script in vae rbm flows diffusion metrics; do $(BIN)/python -m benchmarks.$$script || exit; done
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -37,6 +40,7 @@ lint: .venv/.dev
 
 .venv/.bench: .venv/.dev
 	$(PIP) -e '.[bench]'
+	$(PIP) --no-deps torch-fidelity clean-fid prdc  # their requirements would bring another torch
 	touch $@
 
 clean:

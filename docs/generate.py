@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/models.md from the catalogue, RESULTS.md from results/*.json."""
+"""Writes the generated pages: docs/models.md and docs/metrics.md from their tables, RESULTS.md from results/*.json."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ def models_page() -> str:
             f"| [`{row.name}`](../{module}.py) | {row.title} | {row.family} | {row.paper}, {row.year} | "
             f"{', '.join(row.takes)} | {', '.join(row.conditions) or '-'} | "
             f"{row.likelihood_real} / {row.likelihood_lattice} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """The metrics as a table."""
+    from polymode.evaluate import METRICS
+
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `polymode/evaluate/metrics/__init__.py` by `python docs/generate.py`. Each is one file, whose",
+        "docstring has the equation and the intervals; ask for one with `polymode evaluate RUN --metric NAME`.",
+        "",
+        "| name | in reports | data | needs | fewest rows | better | paper |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for m in METRICS:
+        titles = ", ".join([m.title, *(f"{title} on {kind}s" for kind, title in m.titles)])
+        needs = [*m.needs, *["to be asked for"] * m.on_request]
+        lines.append(
+            f"| [`{m.name}`](../polymode/evaluate/metrics/{m.path}.py) | {titles} | {', '.join(m.kinds) or 'all'} | "
+            f"{', '.join(needs) or '-'} | {m.min_n} | {m.better or '-'} | {m.paper or '-'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -64,7 +87,11 @@ def versions(measurement: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in measurement["versions"].items())
 
 
-PAGES = {ROOT / "docs" / "models.md": models_page, ROOT / "RESULTS.md": results_page}
+PAGES = {
+    ROOT / "docs" / "models.md": models_page,
+    ROOT / "docs" / "metrics.md": metrics_page,
+    ROOT / "RESULTS.md": results_page,
+}
 
 if __name__ == "__main__":
     for path, page in PAGES.items():

@@ -55,7 +55,7 @@ _NAMES = {
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 #: class names of the catalogue's models
 _MODELS = {row.path.partition(":")[2]: row for row in catalogue.MODELS}
-_FOLDERS = ("core", "data", "evaluate", "models", "parts", "train")
+_FOLDERS = ("core", "data", "evaluate", "models", "parts", "tasks", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -31,12 +31,11 @@ class TrainingError(PolymodeError):
 
 
 class MissingPackageError(PolymodeError):
-    """An optional package is needed; the message holds the command that installs it."""
+    """An optional package is needed; the message holds the command that installs it (it may belong to no extra)."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: pip install 'polymode[{extra}]'"
-        )
+        what = f"'polymode[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: pip install {what}")
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:

@@ -14,12 +14,15 @@ import importlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from polymode.core.errors import DataError, nearest, require_choice
+from polymode.core.spec import Columns
 from polymode.data.dataset import DataSet
 from polymode.data.index import BY_NAME
+from polymode.data.provenance import stated_by_user
 
 ReaderName = Literal["images", "table", "series", "text", "arrays", "audio", "smiles"]
 READERS = ("images", "table", "series", "text", "arrays", "audio", "smiles")
@@ -44,6 +47,8 @@ def load(
     labels: str | bool | None = None,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    licence: str | None = None,
+    target: str | None = None,
     **options: Any,
 ) -> DataSet:
     """The data set of a source, with train, validation and test splits.
@@ -60,6 +65,8 @@ def load(
         length, stride: of windows (text, series, audio) or strings (molecules).
         labels: the column or array that becomes the condition; False for none.
         valid_fraction, test_fraction: of the splits that the source does not give.
+        licence: of the data, where the source does not state it; samples can then be written for release.
+        target: the column that a learner predicts where samples are judged by what can be learned from them (tables).
         options: those of the set alone (style, resolution, n, ...).
 
     Raises:
@@ -81,7 +88,20 @@ def load(
         if name not in known:
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
             raise DataError(f"{what} has no option {name!r}: {listed}{nearest(name, known)}")
-    return reader(first, **given)
+    return _with_facts(reader(first, **given), licence, target)
+
+
+def _with_facts(data: DataSet, licence: str | None, target: str | None) -> DataSet:
+    """The data set with what its user says about it."""
+    if licence is not None:
+        data = replace(data, licence=stated_by_user(licence, data.licence, data.name))
+    if target is not None:
+        columns = [c.name for c in data.spec.support.columns] if isinstance(data.spec.support, Columns) else []
+        if target not in columns:
+            hint = nearest(target, columns) or (f"; it has {', '.join(columns)}" if columns else ", as it is no table")
+            raise DataError(f"{data.name} has no column {target!r} to be the target{hint}")
+        data = replace(data, extra=data.extra | {"target": target})
+    return data
 
 
 def options_of(reader: Callable[..., DataSet]) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     grid        .txt                                          vector, series   .csv
     everything  .npy, .npz
 
-A file gets its name only when it is whole.
+A file gets its name only when it is whole. A provenance is written into it where the form has room, else beside it
+(`data.provenance`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from polymode.core.errors import DataError
 from polymode.core.spec import Spec, Tokens
 from polymode.data.assemble import need
 from polymode.data.frames import to_frame
+from polymode.data.provenance import KEY, PARQUET_KEY, Provenance, beside, to_text
 from polymode.data.readers.audio import to_audio
 
 #: pictures of a contact sheet are enlarged by a whole factor to about this many pixels
@@ -40,8 +42,11 @@ _TAKES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def write_samples(spec: Spec, x: Tensor, path: str | Path) -> Path:
+def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Provenance | None = None) -> Path:
     """Write data (N, *shape) of a spec; the path's suffix says the form, none means a folder.
+
+    Args:
+        provenance: where they come from, for the files; None for data that need none.
 
     Raises:
         DataError: x is no data of the spec, or the form does not suit it.
@@ -56,18 +61,22 @@ def write_samples(spec: Spec, x: Tensor, path: str | Path) -> Path:
     if suffix == "" and path.is_file():
         raise DataError(f"{path} is a file; samples of {spec} need a folder, or a name that ends in {', '.join(suits)}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    note = "" if provenance is None else to_text(provenance)
+    if note and suffix in (".npy", ".txt", ".csv"):  # first, so that samples never stand without it
+        _atomic(beside(path), lambda f: f.write(f"{note}\n".encode()))
     if suffix == ".npy":
         _atomic(path, lambda f: np.save(f, x.numpy(), allow_pickle=False))
     elif suffix == ".npz":
-        _atomic(path, lambda f: np.savez_compressed(f, x=x.numpy()))
+        arrays = {KEY: np.array(note)} if note else {}
+        _atomic(path, lambda f: np.savez_compressed(f, x=x.numpy(), **arrays))
     elif spec.kind == "image":
-        _pictures(spec, x, path)
+        _pictures(spec, x, path, note)
     elif spec.kind == "waveform":
-        _recordings(spec, x, path)
+        _recordings(spec, x, path, note)
     elif suffix == ".txt":
         _atomic(path, lambda f: f.write(_texts(spec, x).encode()))
     else:
-        _tables(spec, x, path)
+        _tables(spec, x, path, note)
     return path
 
 
@@ -123,29 +132,39 @@ def _texts(spec: Spec, x: Tensor) -> str:
     return (RULE if "\n" in spec.support.symbols else "\n").join(texts) + "\n"
 
 
-def _pictures(spec: Spec, x: Tensor, path: Path) -> None:
+def _pictures(spec: Spec, x: Tensor, path: Path, note: str) -> None:
     pil = need("PIL.Image", "pillow", "demo", "writing pictures")
+    about = None
+    if note:
+        about = need("PIL.PngImagePlugin", "pillow", "demo", "writing pictures").PngInfo()
+        about.add_text("Software", "polymode")
+        about.add_text(KEY, note)
     if path.suffix:
-        _atomic(path, lambda f: pil.fromarray(contact_sheet(spec, x)).save(f, format="PNG"))
+        _atomic(path, lambda f: pil.fromarray(contact_sheet(spec, x)).save(f, format="PNG", pnginfo=about))
         return
     path.mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(to_pixels(spec, x).numpy()):
         array = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-        _atomic(path / f"{i:05d}.png", lambda f, a=array: pil.fromarray(a).save(f, format="PNG"))
+        _atomic(path / f"{i:05d}.png", lambda f, a=array: pil.fromarray(a).save(f, format="PNG", pnginfo=about))
 
 
-def _recordings(spec: Spec, x: Tensor, path: Path) -> None:
+def _recordings(spec: Spec, x: Tensor, path: Path, note: str) -> None:
     soundfile = need("soundfile", "soundfile", "audio", "writing .wav files")
     rate = int(spec.extra.get("sample_rate", 16_000))
     path.mkdir(parents=True, exist_ok=True)
+
+    def write(stream: IO[bytes], samples: np.ndarray) -> None:
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        with soundfile.SoundFile(stream, "w", rate, channels, format="WAV", subtype="PCM_16") as sound:
+            if note:
+                sound.comment = note
+            sound.write(samples)
+
     for i, samples in enumerate(to_audio(spec, x).numpy()):
-        _atomic(
-            path / f"{i:05d}.wav",
-            lambda f, s=samples: soundfile.write(f, s, rate, format="WAV", subtype="PCM_16"),
-        )
+        _atomic(path / f"{i:05d}.wav", lambda f, s=samples: write(f, s))
 
 
-def _tables(spec: Spec, x: Tensor, path: Path) -> None:
+def _tables(spec: Spec, x: Tensor, path: Path, note: str) -> None:
     if spec.kind == "table":
         frame = to_frame(spec, x)
     else:
@@ -157,8 +176,12 @@ def _tables(spec: Spec, x: Tensor, path: Path) -> None:
             frame.insert(0, "sample", np.repeat(np.arange(n), t))
             frame.insert(1, "time", np.tile(np.arange(t), n))
     if path.suffix.lower() == ".parquet":
-        need("pyarrow", "pyarrow", "tables", "writing .parquet")
-        _atomic(path, lambda f: frame.to_parquet(f, index=False))
+        arrow = need("pyarrow", "pyarrow", "tables", "writing .parquet")
+        parquet = need("pyarrow.parquet", "pyarrow", "tables", "writing .parquet")
+        table = arrow.Table.from_pandas(frame, preserve_index=False)
+        if note:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), PARQUET_KEY: note.encode()})
+        _atomic(path, lambda f: parquet.write_table(table, f))
     else:
         _atomic(path, lambda f: f.write(frame.to_csv(index=False).encode()))
 

@@ -7,18 +7,24 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from polymode.evaluate.collapse import Collapse, CollapseDetector, collapse_watcher
+from polymode.evaluate.dilution import Diluted
 from polymode.evaluate.evaluator import Evaluator, evaluate
 from polymode.evaluate.features import FeatureSpace, features_for
+from polymode.evaluate.joint import Difference
 from polymode.evaluate.leaderboard import Leaderboard
 from polymode.evaluate.likelihood import log_likelihood
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics import METRICS, Metric
 from polymode.evaluate.noise import Noise
+from polymode.evaluate.paired import Pair, compare_pair
 from polymode.evaluate.report import Report, Row, better_than_floor
+from polymode.evaluate.sweep import Sweep, sweep_option
 
 __all__ = [
-    "METRICS", "Evaluator", "FeatureSpace", "Leaderboard", "Measurement", "Metric", "Noise", "Report", "Row",
-    "better_than_floor", "evaluate", "features_for", "log_likelihood",
+    "METRICS", "Collapse", "CollapseDetector", "Difference", "Diluted", "Evaluator", "FeatureSpace", "Leaderboard",
+    "Measurement", "Metric", "Noise", "Pair", "Report", "Row", "Sweep", "better_than_floor", "collapse_watcher",
+    "compare_pair", "evaluate", "features_for", "log_likelihood", "sweep_option",
 ]  # fmt: skip
 
 

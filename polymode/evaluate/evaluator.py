@@ -21,9 +21,10 @@ from polymode.core.likelihood import Likelihood
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Columns
 from polymode.data.dataset import DataSet
+from polymode.evaluate.collapse import CollapseDetector
 from polymode.evaluate.comparison import Comparison, Reference
 from polymode.evaluate.features import features_for
-from polymode.evaluate.likelihood import Scorer, split_for
+from polymode.evaluate.likelihood import Estimator, Scorer, split_for, split_words
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics import applicable, find, measure
 from polymode.evaluate.noise import Noise
@@ -46,6 +47,7 @@ class Evaluator:
         features: the feature space, see `features_for`.
         num_samples: importance samples of a bound; None for each model's default.
         ceiling: measure real training rows too.
+        estimator: of likelihoods, see `log_likelihood`.
     """
 
     def __init__(
@@ -59,13 +61,14 @@ class Evaluator:
         features: str = "auto",
         num_samples: int | None = None,
         ceiling: bool = True,
+        estimator: Estimator = "auto",
     ) -> None:
         if n is not None and n < 2:
             raise PolymodeError(f"n={n}, expected at least 2 samples to measure")
         for name in metrics or ():
             find(name)
         self.data, self.seed, self.limit, self.metrics = data, seed, limit, metrics
-        self.num_samples, self._with_ceiling = num_samples, ceiling
+        self.num_samples, self.estimator, self._with_ceiling = num_samples, estimator, ceiling
         wanted = min(len(data.test), ROWS if n is None else n)
         self.reference = Reference(data, features_for(data, features, seed=seed), n=wanted, seed=seed, limit=limit)
         #: how many samples of a model are drawn
@@ -73,6 +76,7 @@ class Evaluator:
         self.protocol = {
             "data": data.fingerprint, "n": self.n, "seed": seed, "limit": limit, "num_samples": num_samples,
             "features": self.reference.space.name, "metrics": None if metrics is None else list(metrics),
+            "estimator": estimator,
         }  # fmt: skip
 
     @cached_property
@@ -85,7 +89,9 @@ class Evaluator:
             x, _ = self.data.test.take(self.limit, self.reference.generator("ceiling"))
             nats = self.data.log_density(x)
             spec = self.data.spec
-            likelihood = Likelihood("exact", nats, spec.num_dims, spec.is_discrete, protocol="the data's own density")
+            split = f"{split_words(self.data, 'test')}, {len(x):,} of {len(self.data.test):,} rows"
+            words = f"the data's own density, {split}"
+            likelihood = Likelihood("exact", nats, spec.num_dims, spec.is_discrete, protocol=words)
         comparison = Comparison(self.reference, self.reference.train)
         return Row("real data", "ceiling", likelihood, self._measure(comparison))
 
@@ -94,7 +100,8 @@ class Evaluator:
         """Independent noise under the same metrics: what a model must beat."""
         noise = Noise(self.data.spec)
         scorer = Scorer(noise, seed=self.seed)
-        likelihood = scorer(split_for(noise, self.data.test), limit=self.limit)
+        named = split_words(self.data, "test")
+        likelihood = scorer(split_for(noise, self.data.test), limit=self.limit, named=named)
         # a seed of its own: a Gaussian model would else draw the very same rows
         samples = noise.sample(self.n, generator=self.reference.generator("floor"))
         comparison = Comparison(self.reference, samples, scorer=scorer, likelihood=likelihood)
@@ -122,11 +129,36 @@ class Evaluator:
         Raises:
             PolymodeError: the model was made for other data.
         """
-        self._check(model)
         begun = time.perf_counter()
-        scorer = Scorer(model, num_samples=self.num_samples, seed=self.seed)
-        likelihood = scorer(split_for(model, self.data.test), limit=self.limit)
-        condition = None
+        comparison = self.compare(model, options)
+        row = Row(name or name_of(type(model)), "model", comparison.likelihood, self._measure(comparison))
+        pictures = tuple(pictures_for(comparison, history))
+        facts = self._facts(model, seconds, command, options)
+        warnings: tuple[str, ...] = ()
+        if self.metrics is None and self._with_ceiling:
+            facts["collapse"], collapsed = self._collapse(comparison, row)
+            warnings = (facts["collapse"],) * collapsed
+        if watched := _watched(history):
+            facts["watched while training"] = watched
+        facts["seconds to evaluate"] = time.perf_counter() - begun
+        return Report(
+            row, self.ceiling, self.floor, self.data.spec.kind, self.protocol, facts, pictures, warnings, comparison
+        )
+
+    def compare(
+        self, model: GenerativeModel, options: dict[str, Any] | None = None, *, scored: bool = True
+    ) -> Comparison:
+        """A model's samples beside the real side, with its likelihood unless ``scored`` is False.
+
+        Raises:
+            PolymodeError: the model was made for other data.
+        """
+        self._check(model)
+        scorer, likelihood, condition = None, None, None
+        if scored:
+            scorer = Scorer(model, num_samples=self.num_samples, seed=self.seed, estimator=self.estimator)
+            named = split_words(self.data, "test")
+            likelihood = scorer(split_for(model, self.data.test), limit=self.limit, named=named)
         if model.condition_spec is not None:
             if self.reference.condition is None:
                 raise DataError(
@@ -137,11 +169,20 @@ class Evaluator:
         before = time.perf_counter()
         samples = model.sample(self.n, condition, seed=self.seed, **(options or {}))
         took = time.perf_counter() - before
-        comparison = Comparison(self.reference, samples, model, scorer, likelihood, condition, took)
-        row = Row(name or name_of(type(model)), "model", likelihood, self._measure(comparison))
-        pictures = tuple(pictures_for(comparison, history))
-        facts = self._facts(model, seconds, command, options) | {"seconds to evaluate": time.perf_counter() - begun}
-        return Report(row, self.ceiling, self.floor, self.data.spec.kind, self.protocol, facts, pictures)
+        return Comparison(self.reference, samples, model, scorer, likelihood, condition, took)
+
+    @cached_property
+    def detector(self) -> CollapseDetector:
+        """Says whether samples have collapsed, against the same rows as the metrics."""
+        return CollapseDetector(self.reference)
+
+    def _collapse(self, comparison: Comparison, row: Row) -> tuple[str, bool]:
+        """The detector's sentence and whether it fired; why there is none where rows or samples do not allow one."""
+        try:
+            verdict = self.detector.judge(comparison, row.measurements)
+        except PolymodeError as error:
+            return f"not judged: {error}", False
+        return verdict.sentence, verdict.fired
 
     def _measure(self, comparison: Comparison) -> tuple[Measurement, ...]:
         return tuple(m for metric in applicable(comparison, self.metrics) for m in measure(metric, comparison))
@@ -176,6 +217,19 @@ class Evaluator:
         }  # fmt: skip
 
 
+def _watched(history: Sequence[dict[str, Any]]) -> str:
+    """What the watchers of a training said: how often, and the last sentence."""
+    looks = [entry for entry in history if entry.get("kind") == "watch"]
+    if not looks:
+        return ""
+    said = [entry for entry in looks if entry.get("message")]
+    if not said:
+        return f"{len(looks)} looks, nothing to say"
+    return f"{len(said)} of {len(looks)} looks had something to say, the last at step {said[-1]['step']}: " + str(
+        said[-1]["message"]
+    )
+
+
 def evaluate(
     model: GenerativeModel,
     data: DataSet,
@@ -187,15 +241,17 @@ def evaluate(
     features: str = "auto",
     num_samples: int | None = None,
     ceiling: bool = True,
+    estimator: Estimator = "auto",
     **about: Any,
 ) -> Report:
     """Measure a model against data: likelihood, sample metrics with intervals, ceiling and floor, pictures.
 
     Args:
-        n, seed, limit, metrics, features, num_samples, ceiling: as of `Evaluator`.
+        n, seed, limit, metrics, features, num_samples, ceiling, estimator: as of `Evaluator`.
         about: name, history, seconds, command and options, as of `Evaluator.report`.
     """
     evaluator = Evaluator(
-        data, n=n, seed=seed, limit=limit, metrics=metrics, features=features, num_samples=num_samples, ceiling=ceiling
-    )
+        data, n=n, seed=seed, limit=limit, metrics=metrics, features=features, num_samples=num_samples, ceiling=ceiling,
+        estimator=estimator,
+    )  # fmt: skip
     return evaluator.report(model, **about)

@@ -49,6 +49,7 @@ figure{margin:.8rem 0 0}
 .panels>div{flex:0 1 auto;max-width:100%}
 .panels img{display:block;max-width:100%;height:auto}
 .panels img.pixels{image-rendering:pixelated;image-rendering:crisp-edges;image-rendering:pixelated;border-radius:4px}
+.players{display:grid;gap:.4rem;margin-top:.5rem;max-width:30rem}.players audio{width:100%;height:2.1rem}
 .label{font-size:.8rem;color:var(--soft);margin-bottom:.25rem}
 pre{margin:0;padding:.8rem 1rem;background:var(--card);border:1px solid var(--line);border-radius:8px;font-size:.8rem;
 line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere;max-width:30rem}
@@ -113,7 +114,7 @@ def measurement_cell(m: Measurement | None, *, best: bool = False, below: str = 
         return '<td class="n soft">–</td>'
     if m.refusal:
         return f'<td class="refused">{escape(m.refusal)}</td>'
-    sign = {"lower bound": "≤ ", "estimate": "≈ "}.get(m.kind, "") if m.metric.startswith("KL") else ""
+    sign = {"lower bound": "≤ ", "estimate": "≈ "}.get(m.kind, "") if m.metric.startswith(("KL", "perplexity")) else ""
     highlight = " best" if best else ""
     return (
         f'<td class="n{highlight}"><span class="value">{sign}{number(m.value)}</span>'
@@ -176,11 +177,14 @@ def picture(p: Picture) -> str:
     """A figure of panels side by side."""
     panels = []
     for panel in p.panels:
-        label = f'<div class="label">{escape(panel.label)}</div>'
-        if panel.draw is None:
-            panels.append(f"<div>{label}<pre>{escape(panel.text)}</pre></div>")
-        else:
-            panels.append(f"<div>{label}{image(panel.draw(), panel.label, pixels=panel.pixels)}</div>")
+        parts = [f'<div class="label">{escape(panel.label)}</div>']
+        if panel.text:
+            parts.append(f"<pre>{escape(panel.text)}</pre>")
+        if panel.draw is not None:
+            parts.append(image(panel.draw(), panel.label, pixels=panel.pixels))
+        if panel.audio:
+            parts.append(players([make() for make in panel.audio], panel.label, columns=panel.columns))
+        panels.append(f"<div>{''.join(parts)}</div>")
     return (
         f"<h2>{escape(p.title)}</h2><figure><figcaption>{escape(p.caption)}</figcaption>"
         f'<div class="panels">{"".join(panels)}</div></figure>'
@@ -196,6 +200,16 @@ def image(png: bytes, label: str, *, pixels: bool = False, width: int = 0) -> st
         natural = int.from_bytes(png[16:20], "big")
         size = f' class="pixels" width="{natural * max(1, round((width or 360) / natural))}"'
     return f'<img alt="{escape(label)}"{size} src="data:image/png;base64,{data}">'
+
+
+def players(wavs: Sequence[bytes], label: str, *, columns: int = 1) -> str:
+    """Inline players of .wav files, row by row."""
+    each = "".join(
+        f'<audio controls preload="none" title="{escape(f"{label} {i}")}" '
+        f'src="data:audio/wav;base64,{base64.b64encode(wav).decode()}"></audio>'
+        for i, wav in enumerate(wavs, 1)
+    )
+    return f'<div class="players" style="grid-template-columns:repeat({columns},minmax(0,1fr))">{each}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[str]) -> str:

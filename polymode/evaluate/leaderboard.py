@@ -105,10 +105,36 @@ class Leaderboard:
     def best(self, metric: str) -> str | None:
         """The name of the best model by one metric; None where no direction is better or nobody has a number."""
         candidates = [(m.value, r.name) for r in self.reports if (m := r.row.get(metric)) and not math.isnan(m.value)]
-        better = next((m.better for r in self.reports if (m := r.row.get(metric))), None)
+        better = self._direction(metric)
         if better is None or not candidates:
             return None
         return (min if better == "lower" else max)(candidates)[1]
+
+    def rank(self, metric: str | None = None) -> list[str]:
+        """The names of the models, best first, by one metric that the caller chooses; those without a number last.
+
+        Raises:
+            PolymodeError: no metric was chosen, an unknown one, or one of which neither direction is better.
+        """
+        ranked = [LIKELIHOOD, *(m for m in self.metrics if self._direction(m) is not None)]
+        listed = ", ".join(repr(m) for m in ranked)
+        if metric is None:
+            # Theis, van den Oord and Bethge 2016: good by one measure says little about another
+            raise PolymodeError(
+                f"no single number ranks generative models: choose what matters to you, one of {listed}"
+            )
+        if metric not in ranked:
+            why = "says which is better in neither direction" if metric in self.metrics else "was not measured"
+            raise PolymodeError(f"{metric!r} {why}{nearest(metric, ranked)}; choose one of {listed}")
+        if metric == LIKELIHOOD and len(kinds := {r.likelihood.kind for r in self.reports} - {"none"}) > 1:
+            raise PolymodeError(
+                f"likelihoods of different kinds ({', '.join(sorted(kinds))}) do not rank models; compare models of "
+                "one kind, or choose another metric"
+            )
+        return [r.name for r in sorted(self.reports, key=lambda r: _badness(r.row, metric))]
+
+    def _direction(self, metric: str) -> str | None:
+        return next((m.better for r in self.reports if (m := r.row.get(metric))), None)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary for JSON."""
@@ -136,6 +162,7 @@ class Leaderboard:
             self._table(),
         ]
         body += [f"<p><b>{escape(r.name)}</b>: {COPY_WARNING}.</p>" for r in self.reports if r.copies()]
+        body += [f"<p><b>{escape(r.name)}</b>: {escape(w)}.</p>" for r in self.reports for w in r.warnings]
         if self.failures:
             body.append("<h2>Not measured</h2>" + html.definition_list(self.failures.items()))
         body += [html.legend(), *(html.picture(p) for p in self._plots()), self._samples(), self._protocols(data)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,14 @@ from typing import Any, Literal
 from polymode.core.checkpoint import write_atomically
 from polymode.core.likelihood import Likelihood
 from polymode.evaluate import html
+from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement, none_if_nan
 from polymode.evaluate.pictures import Picture
 
 Role = Literal["model", "ceiling", "floor"]
-#: a lower end of the memorisation interval above this is reported as copying
-COPYING = 0.6
+#: a lower end of the memorisation interval above the first, or an upper end of C_T below the second, is reported as
+#: copying: real rows of another draw go beyond either less than once in a thousand times
+COPYING, COPYING_CELLS = 0.6, -0.5
 COPY_WARNING = (
     "Beware: its samples lie nearer to training rows than test rows do (memorisation), "
     "so it repeats what it was trained on"
@@ -61,9 +63,31 @@ def likelihood_to_dict(likelihood: Likelihood) -> dict[str, Any]:
         "nll_low": none_if_nan(low),
         "nll_high": none_if_nan(high),
         "unit": "bits/dim" if likelihood.discrete else "nats",
+        "title": likelihood_title(likelihood, "bits/dim" if likelihood.discrete else "nats"),
         "n": 0 if likelihood.nats is None else len(likelihood.nats),
         "protocol": likelihood.protocol,
     }
+
+
+def likelihood_title(likelihood: Likelihood, unit: str) -> str:
+    """The name that carries unit, kind and count: ``negative log-likelihood[nats, lower bound, n=360]``."""
+    n = 0 if likelihood.nats is None else len(likelihood.nats)
+    return f"negative log-likelihood[{unit}, {likelihood.kind}, n={n}]"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of a report.
+
+    Args:
+        key: its name in `Report.to_dict`.
+        data: what it holds, for JSON.
+        to_html: makes its part of the page when the report is saved.
+    """
+
+    key: str
+    data: dict[str, Any]
+    to_html: Callable[[], str] = field(repr=False)
 
 
 def better_than_floor(model: Row, floor: Row) -> bool:
@@ -99,6 +123,9 @@ class Report:
         protocol: what must agree for two reports to be compared (data, rows, seed, features).
         facts: parameters, seconds, versions, data, arguments.
         pictures: drawn when the report is saved.
+        warnings: sentences that the verdict ends with.
+        comparison: the samples beside the real side, from which two reports are compared row by row.
+        sections: further parts: a paired comparison, a sweep.
     """
 
     row: Row
@@ -108,6 +135,9 @@ class Report:
     protocol: dict[str, Any]
     facts: dict[str, Any]
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = ()
+    comparison: Comparison | None = field(default=None, repr=False, compare=False)
+    sections: tuple[Section, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,6 +155,10 @@ class Report:
         """Everything else that was measured."""
         return self.row.measurements
 
+    def with_section(self, section: Section) -> Report:
+        """The report with a further part."""
+        return replace(self, sections=(*self.sections, section))
+
     def better_than_floor(self) -> bool:
         """Whether the model beats noise more often than noise beats it."""
         return better_than_floor(self.row, self.floor)
@@ -140,7 +174,7 @@ class Report:
         unit = html.likelihood_unit(self.likelihood, self.kind)
         rows = [
             {
-                "metric": f"negative log-likelihood, {unit}", "title": f"negative log-likelihood[{unit}, n={n}]",
+                "metric": f"negative log-likelihood, {unit}", "title": likelihood_title(self.likelihood, unit),
                 "value": value, "low": low, "high": high, "n": n, "better": "lower", "ceiling": ceiling,
                 "floor": floor, "kind": self.likelihood.kind, "protocol": self.likelihood.protocol, "refusal": "",
             }
@@ -166,6 +200,8 @@ class Report:
             "floor": self.floor.to_dict(),
             "better_than_floor": self.better_than_floor(),
             "protocol": self.protocol,
+            "warnings": list(self.warnings),
+            **{section.key: section.data for section in self.sections},
             "facts": self.facts,
         }
 
@@ -192,6 +228,7 @@ class Report:
             "Bars run from noise (empty) to real data (full).</p>",
             self._measurements(),
             html.legend(),
+            *(section.to_html() for section in self.sections),
             *map(html.picture, self.pictures),
             "<h2>Facts</h2>",
             html.definition_list(_facts(self.facts)),
@@ -200,8 +237,8 @@ class Report:
 
     def copies(self) -> bool:
         """Whether samples lie nearer to training rows than fresh data do, beyond doubt."""
-        m = self.row.get("memorisation")
-        return m is not None and m.low > COPYING
+        whole, cells = self.row.get("memorisation"), self.row.get("C_T")
+        return (whole is not None and whole.low > COPYING) or (cells is not None and cells.high < COPYING_CELLS)
 
     def verdict(self) -> str:
         """One sentence: how the model stands between noise and real data."""
@@ -213,6 +250,8 @@ class Report:
             text += f"; not told apart from real data on {level} of them"
         if self.copies():
             text += ". " + COPY_WARNING
+        for warning in self.warnings:
+            text += f". Beware: {warning}"
         return text + "."
 
     def _cards(self) -> str:
@@ -237,9 +276,9 @@ class Report:
 
     def _measurements(self) -> str:
         first = self.likelihood
-        n = 0 if first.nats is None else len(first.nats)
+        title = likelihood_title(first, html.likelihood_unit(first, self.kind))
         rows = [
-            f'<tr><th>negative log-likelihood[n={n}]<span class="how">lower is better · {escape(first.protocol)}</span>'
+            f'<tr><th>{escape(title)}<span class="how">lower is better · {escape(first.protocol)}</span>'
             "</th>"
             + html.likelihood_cell(first, self.kind)
             + html.likelihood_cell(None if self.ceiling is None else self.ceiling.likelihood, self.kind)

@@ -24,6 +24,28 @@ GROUPS = 20
 NULL_ROWS = 1000
 
 
+def check_features(*, least: int = 1, **sets: Tensor) -> None:
+    """Refuse sets that are no finite matrices of rows by features, have few rows, or another width than the first.
+
+    Args:
+        least: the fewest rows of a set.
+        sets: what they are called in the sentence, and the features (N, F).
+
+    Raises:
+        PolymodeError: one of them is.
+    """
+    width = None
+    for name, x in sets.items():
+        if x.dim() != 2 or len(x) < least or (width is not None and x.shape[1] != width):
+            wanted = "(rows, features)" if width is None else f"(rows, {width})"
+            count = "one row" if least == 1 else f"{least} rows"
+            raise PolymodeError(f"{name} have the shape {tuple(x.shape)}, expected {wanted} with at least {count}")
+        width = x.shape[1]
+        # a sum that is not finite may still be one of finite numbers that are large
+        if not bool(x.sum().isfinite()) and not bool(x.isfinite().all()):
+            raise PolymodeError(f"{name} are not all finite (nan or infinite); look at the data or the feature net")
+
+
 def student_quantile(freedom: int) -> float:
     """The two-sided 95 % quantile of Student's t."""
     from scipy.special import stdtrit
@@ -54,7 +76,7 @@ def auroc(positives: Tensor, negatives: Tensor) -> tuple[float, float, float]:
     """(area, low, high) under the ROC curve of scores that should be higher for positives (N,) than negatives (M,).
 
     P(positive > negative) + 1/2 P(equal), the Mann-Whitney statistic over N M, with the standard error of Hanley and
-    McNeil 1982, Radiology 143, eq. 1. Cost (N + M) log M.
+    McNeil 1982, Radiology 143, eq. 1, and the rule of three at the ends. Cost (N + M) log M.
 
     Raises:
         PolymodeError: no scores on a side, or scores that are not numbers.
@@ -71,7 +93,8 @@ def auroc(positives: Tensor, negatives: Tensor) -> tuple[float, float, float]:
     # two positives against one negative, and one positive against two
     q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
     variance = area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)
-    half = 1.96 * max(0.0, variance / (n * m)) ** 0.5
+    # the variance vanishes where the sides do not overlap; what n rows have not shown has a share of up to 3 / n
+    half = max(1.96 * max(0.0, variance / (n * m)) ** 0.5, 3 / min(n, m))
     return area, max(0.0, area - half), min(1.0, area + half)
 
 
@@ -109,6 +132,7 @@ def mmd_squared(
     (Gretton et al. 2012, JMLR 13, eq. 3), with the grouped jackknife's interval, never narrower than between equal
     distributions. The kernel is made a group of rows at a time, so memory is N^2 / G.
     """
+    check_features(least=2, data=x, samples=y)
     groups = jackknife_groups(min(len(x), len(y)), groups)
     of_x, of_y = torch.arange(len(x)) % groups, torch.arange(len(y)) % groups
 

@@ -15,7 +15,7 @@ from polymode.core.errors import ConditionError, DataError
 from polymode.core.model import FitsDirectly, GenerativeModel
 from polymode.data.dataset import DataSet
 from polymode.train.card import write_card
-from polymode.train.log import Event, Listener, Log
+from polymode.train.log import Event, Listener, Log, Watcher
 from polymode.train.loop import Trainer
 from polymode.train.options import FitOptions
 from polymode.train.state import step_seed
@@ -48,6 +48,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     listeners: Sequence[Listener] = (),
+    watch: Sequence[Watcher] = (),
     facts: dict[str, Any] | None = None,
     **options: Any,
 ) -> Run:
@@ -58,6 +59,9 @@ def fit(
             run in memory.
         resume: go on from ``out``'s checkpoint if there is one, bit-identical to a run never stopped.
         listeners: called with every :class:`Event`.
+        watch: called as ``watcher(model, step)`` about ten times (`watch_every`) and at the end, with the model in
+            evaluation mode and the weights to sample from; the numbers and the sentence that it returns become a
+            "watch" event. Training with and without watchers is bit-identical.
         facts: more entries for config.json.
         options: see :class:`FitOptions` (minutes, steps, epochs, seed, learning_rate, ...).
 
@@ -77,7 +81,7 @@ def fit(
     folder = None if out is None else Path(out)
     facts = {"data": data.summary(), "fit": chosen.to_dict(), **(facts or {})}
     run = _directly if isinstance(model, FitsDirectly) else _by_gradient
-    result = run(model, data, chosen, folder, facts, list(listeners), resume)
+    result = run(model, data, chosen, folder, facts, list(listeners), tuple(watch), resume)
     if folder is not None:
         write_card(folder, model, facts, result.seconds, result.steps)
     return result
@@ -90,11 +94,12 @@ def _by_gradient(
     folder: Path | None,
     facts: dict[str, Any],
     listeners: list[Listener],
+    watch: Sequence[Watcher],
     resume: bool,
 ) -> Run:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(model, data, options, folder, facts)
+    trainer = Trainer(model, data, options, folder, facts, watch)
     state, history = trainer.run(listeners, resume=resume)
     return Run(model, folder, history, state.seconds, state.step, trainer.stop_asked)
 
@@ -106,6 +111,7 @@ def _directly(
     folder: Path | None,
     facts: dict[str, Any],
     listeners: list[Listener],
+    watch: Sequence[Watcher],
     resume: bool,
 ) -> Run:
     """Closed forms, counting, EM: one call with all the data; budgets do not apply."""
@@ -128,6 +134,10 @@ def _directly(
     valid = (vx, vcondition if conditional else None)
     model.fit_directly(x, condition if conditional else None, generator=g, valid=valid, report=report)
     model.eval()
+    with torch.no_grad():
+        for watcher in watch:
+            if (told := watcher(model, steps)) is not None:
+                log(Event("watch", steps, 1.0, time.monotonic() - start, *told))
     seconds = time.monotonic() - start
     log(Event("end", steps, 1.0, seconds))
     log.close()

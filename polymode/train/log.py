@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polymode.core.errors import MissingPackageError
+from polymode.core.model import GenerativeModel
 
 METRICS = "metrics.jsonl"
 
@@ -18,10 +19,10 @@ class Event:
     """One moment of training.
 
     Attributes:
-        kind: "train" (losses since the last), "validation", "rollback", "checkpoint", "end".
+        kind: "train" (losses since the last), "validation", "watch", "rollback", "checkpoint", "end".
         progress: 0 to 1. seconds: spent so far. left: seconds expected until the end.
         values: the numbers by name.
-        message: a sentence, for rollbacks and ends.
+        message: a sentence, for rollbacks and ends, and of a watcher that has something to say.
     """
 
     kind: str
@@ -37,6 +38,8 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+#: looks at a model in evaluation mode at a step; what it returns, if anything, are numbers by name and a sentence or ""
+Watcher = Callable[[GenerativeModel, int], tuple[dict[str, float], str] | None]
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from polymode.core.errors import TrainingError
 from polymode.core.loss import Loss, Phase, merge_parts
 from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet
-from polymode.train.log import Event, Log
+from polymode.train.log import Event, Log, Watcher
 from polymode.train.options import Budget, FitOptions
 from polymode.train.state import TrainerState, optimizer_for, read_state, step_seed, write_state
 
@@ -42,18 +42,19 @@ class Trainer:
         data: what it learns from.
         options: the checked arguments of `fit`.
         folder: the run's folder, None to keep everything in memory.
-        log: where events go.
         facts: what config.json shall say beside the model.
+        watch: watchers, called on the weights to keep now and then.
     """
 
     def __init__(
-        self, model: GenerativeModel, data: DataSet, options: FitOptions, folder: Path | None, facts: dict[str, Any]
-    ) -> None:
+        self, model: GenerativeModel, data: DataSet, options: FitOptions, folder: Path | None, facts: dict[str, Any],
+        watch: Sequence[Watcher] = (),
+    ) -> None:  # fmt: skip
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedDataParallelKwargs
 
-        self.data, self.options, self.folder, self.facts = data, options, folder, facts
+        self.data, self.options, self.folder, self.facts, self.watch = data, options, folder, facts, tuple(watch)
         self.chosen = options.over(model.defaults)
         # phases move different parameters, and a null condition may be unused in a batch
         kwargs = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
@@ -127,6 +128,8 @@ class Trainer:
                 losses, parts = {}, []
             if self._due(state, self.options.validate_every, 20) and self.model.defaults.loss_is_objective:
                 self._validate(state, log)
+            if self.watch and self._due(state, self.options.watch_every, 10):
+                self._look(state, log)
             if self._checkpoint_due(state, clock):
                 state.seconds = self.budget.seconds
                 good = state.snapshot()
@@ -137,6 +140,8 @@ class Trainer:
             validates = self.model.defaults.loss_is_objective and self.options.validate_every != 0
             if validates and not any(e["kind"] == "validation" and e["step"] == state.step for e in log.history[-2:]):
                 self._validate(state, log)
+            if self.watch and not any(e["kind"] == "watch" and e["step"] == state.step for e in log.history):
+                self._look(state, log)
             state.finished = True
         state.seconds = self.budget.seconds
         self._write(state, log)
@@ -262,18 +267,36 @@ class Trainer:
     @torch.no_grad()
     def validation_loss(self, weights: dict[str, Tensor]) -> float:
         """The mean loss over validation rows, with the same draws at every call."""
+        g, total, n = self._generator(-3), 0.0, min(len(self.data.valid), self.options.validation_rows)
+        with self._wearing(weights):
+            for start in range(0, n, 256):
+                x, condition = self.data.valid.batch(slice(start, min(start + 256, n)), g)
+                given = None if self.model.condition_spec is None or condition is None else condition.to(self.device)
+                with self.accelerator.autocast():
+                    loss = self.model.loss(x.to(self.device), given, generator=g)
+                    total += float(loss.per_example.double().sum())
+        return total / n
+
+    @contextmanager
+    def _wearing(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other weights, in evaluation mode; afterwards training goes on as if nothing had been."""
         live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(weights)
         self.model.eval()
-        g, total, n = self._generator(-3), 0.0, min(len(self.data.valid), self.options.validation_rows)
-        for start in range(0, n, 256):
-            x, condition = self.data.valid.batch(slice(start, min(start + 256, n)), g)
-            condition = None if self.model.condition_spec is None or condition is None else condition.to(self.device)
-            with self.accelerator.autocast():
-                total += float(self.model.loss(x.to(self.device), condition, generator=g).per_example.double().sum())
-        self.model.load_state_dict(live)
-        self.model.train()
-        return total / n
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(live)
+            self.model.train()
+
+    def _look(self, state: TrainerState, log: Log) -> None:
+        """Call the watchers on the weights to sample from. Their draws are their own: those of training go by step."""
+        if not self.accelerator.is_main_process:
+            return
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), self._wearing(state.weights()):
+            found = [told for watcher in self.watch if (told := watcher(self.model, state.step)) is not None]
+        for values, message in found:
+            log(self._event("watch", state, values, message))
 
     def _roll_back(self, state: TrainerState, good: dict[str, Any], worst: float, log: Log) -> None:
         rollbacks, rate = state.rollbacks + 1, state.rate * ROLLBACK_RATE

@@ -22,6 +22,8 @@ class FitOptions:
         precision: "fp32", or "bf16" / "fp16" for automatic mixed precision.
         validate_every: steps between validations (0 = never); None = about twenty times over the budget.
         validation_rows: at most so many rows are used for it.
+        watch_every: steps between looks of the watchers, who look at the end in any case (0 = only then); None = about
+            ten times over the budget.
         patience: stop after so many validations without improvement (None = never).
         keep_best: save the weights of the best validation instead of the last; None = where the model's loss is
             its objective.
@@ -47,6 +49,7 @@ class FitOptions:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     validate_every: int | None = None
     validation_rows: int = 2000
+    watch_every: int | None = None
     patience: int | None = None
     keep_best: bool | None = None
     checkpoint_seconds: float = 30.0
@@ -71,6 +74,8 @@ class FitOptions:
             value = getattr(options, name)
             if value is not None and not value > 0:
                 raise PolymodeError(f"{name}={value}, expected a number above 0")
+        if options.watch_every is not None and options.watch_every < 0:
+            raise PolymodeError(f"watch_every={options.watch_every}, expected a number of steps, or 0 for the end only")
         if options.ema is not None and not 0 <= options.ema < 1:
             raise PolymodeError(f"ema={options.ema}, expected 0 <= ema < 1")
         if options.minutes is None and options.steps is None and options.epochs is None:

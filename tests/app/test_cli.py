@@ -275,6 +275,37 @@ def test_evaluate_writes_the_report_of_a_run(capsys, digits):
     assert (digits / "report.html").is_file()
 
 
+def test_evaluate_names_kind_split_and_dequantisation(capsys, digits):
+    assert main(["evaluate", str(digits), "-n", "60", "--metric", "mmd", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "bits/dim (lower bound): iwae-" in out
+    assert "no dequantisation, test split, 180 of 180 rows" in out
+
+
+def test_evaluate_against_another_run_pairs_the_rows(capsys, digits, kept):
+    words = ("-n", 60, "--metric", "mmd", "--metric", "prdc", "--quiet")
+    found = answer(capsys, "evaluate", digits, "--against", kept / "digits", *words)
+    pair = found["against"]
+    assert (pair["a"], pair["b"]) == ("vae (run)", "vae (digits)")
+    names = [d["metric"] for d in pair["differences"]]
+    assert names == ["negative log-likelihood, bits/dim", "MMD²", "precision", "recall", "density", "coverage"]
+    # the same weights and the same seed: not one number differs
+    assert all((d["value"], d["verdict"]) == (0, "not told apart") for d in pair["differences"])
+    assert "vae (run) against vae (digits)" in (digits / "report.html").read_text()
+    assert main(["evaluate", str(digits), "--against", str(kept / "digits"), *map(str, words)]) == 0
+    assert "are not told apart" in capsys.readouterr().out
+
+
+def test_evaluate_sweeps_an_option_of_sampling(capsys, digits):
+    words = ("-n", 60, "--metric", "mmd", "--quiet")
+    found = answer(capsys, "evaluate", digits, "--sweep", "temperature=0.5,1.0", *words)
+    assert [p["value"] for p in found["sweep"]["points"]] == [0.5, 1.0]
+    assert 0 <= found["sweep"]["area"] <= 1
+    assert "Quality against diversity" in (digits / "report.html").read_text()
+    assert main(["evaluate", str(digits), "--sweep", "temperature=0.5,1.0", *map(str, words)]) == 0
+    assert "of the precision-recall square" in capsys.readouterr().out
+
+
 # -- comparing -----------------------------------------------------------------------------------------------------
 
 COMPARED = ("--steps", 3, "--set", "vae.hidden=[8]", "-n", 30, "--out", "cmp", "--device", "cpu", "--quiet")
@@ -461,6 +492,14 @@ def test_a_damaged_checkpoint_is_told_in_one_sentence(capsys, digits):
         ("evaluate {} --data moons", "the model was made for image"),
         ("evaluate {} -n 1", "-n=1, expected a number above 1"),
         ("evaluate {} --metric fid", "fid"),
+        ("evaluate {} --against nowhere", "nowhere is not a run"),
+        ("evaluate {} --sweep temperature=1", "two or more values"),
+        ("evaluate {} --sweep temperature=1,1.0", "two or more values"),
+        ("evaluate {} --sweep 0.5,1", "an option and two or more values"),
+        ("evaluate {} -n 30 --metric mmd --sweep temperatur=0.5,1", "no option 'temperatur'"),
+        ("evaluate {} -n 30 --metric mmd --sweep temperature=hot,cold", "vae can't sample with temperature='hot'"),
+        ("evaluate {} --estimator ode", "VAE, which has no probability flow"),
+        ("evaluate {} --estimator sde", "--estimator=sde, expected one of 'auto' or 'ode'"),
         ("evaluate {} --out report.pdf", "expected a name that ends in .html"),
         ("compare digits --models vae --out {}", "is a run of one model"),
         ("fit digits --model gan --resume --out {}", "is a run of vae, not of gan"),

@@ -30,11 +30,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks": ("catalogue", "core", "parts", "data.dataset", "evaluate", "tasks"),
     "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "app.service"),
     "__main__": ("app.cli",),
-    "app.cli": ("catalogue", "core.errors", "app.service", "app.cli"),
+    "app.cli": ("catalogue", "core.errors", "app.service", "app.cli", "app.study"),
+    "app.study": ("core.errors", "app.service", "app.study"),
 }
 #: packages that are heavy or optional: imported inside the function that needs them
 LAZY = {"accelerate", "sklearn", "scipy", "matplotlib", "PIL", "pandas", "pyarrow", "soundfile", "datasets",
-        "huggingface_hub", "tensorboard", "safetensors", "typer.testing"}  # fmt: skip
+        "huggingface_hub", "tensorboard", "safetensors", "typer.testing", "starlette", "uvicorn"}  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

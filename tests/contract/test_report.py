@@ -193,8 +193,8 @@ def test_a_frechet_distance_refuses_fewer_rows_than_features() -> None:
     data = images(400)
     report = evaluate(Mute(data.spec, rows=data.train.x), data, metrics=["frechet", "kid"], ceiling=False)
     by_name = {m.metric: m for m in report.measurements}
-    assert set(by_name) == {"Frechet", "KID"}
-    assert "use kid" in by_name["Frechet"].refusal
+    assert set(by_name) == {"FID", "KID"}
+    assert "use kid" in by_name["FID"].refusal
 
 
 def test_copies_are_called_copies(tmp_path: Path) -> None:

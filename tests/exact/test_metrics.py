@@ -122,7 +122,8 @@ def test_frechet_distance_of_gaussians_by_its_closed_form() -> None:
 def test_prdc_equals_the_package_on_a_fixed_sample() -> None:
     # prdc 0.2: compute_prdc(x, y, nearest_k=5) of exactly these rows
     x, y = normal(150, 4, 0), 1.2 * normal(130, 4, 1) + 0.3
-    found = [float(v.double().mean()) for v in vars(prdc(x, y)).values()]
+    p = prdc(x, y)
+    found = [float(v.double().mean()) for v in (p.precise, p.recalled, p.dense, p.covered)]
     assert found == pytest.approx(GOLDEN_PRDC, abs=1e-12)
 
 

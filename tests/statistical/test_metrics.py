@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from polymode.core.rng import generator
+from polymode.evaluate.metrics import inception_score
 from polymode.evaluate.metrics.c2st import c2st
-from polymode.evaluate.metrics.frechet import frechet
+from polymode.evaluate.metrics.frechet import frechet, with_intervals
 from polymode.evaluate.metrics.kid import kid
 from polymode.evaluate.metrics.memorisation import copying
 from polymode.evaluate.metrics.mmd import mmd, permutation_p
+from polymode.evaluate.metrics.prdc import prdc
 from polymode.evaluate.metrics.sliced_wasserstein import sliced_wasserstein
 from polymode.evaluate.statistics import nearest
 
@@ -96,10 +98,59 @@ def test_permutation_p_values_are_uniform_for_equal_distributions() -> None:
     assert 0.38 < sum(values) / REPEATS < 0.62
 
 
-def test_frechet_distance_is_biased_upwards_and_little_at_many_rows() -> None:
-    few = [frechet(x, y) for x, y in pairs(4, 0.0, 7)]
-    assert min(few) > 0
-    assert sum(few) / REPEATS < 0.2
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_frechet_intervals_cover_its_mean_at_this_count_and_the_truth_without_bias(shift: float) -> None:
+    found = [with_intervals(x, y) for x, y in pairs(4, shift, 7)]
+    mean = sum(plain[0] for plain, _ in found) / REPEATS
+    truth = 4 * shift**2
+    assert covered([plain for plain, _ in found], mean) >= ENOUGH
+    assert covered([corrected for _, corrected in found], truth) >= ENOUGH
+    without_bias = sum(corrected[0] for _, corrected in found) / REPEATS
+    spread = math.sqrt(sum((c[0] - without_bias) ** 2 for _, c in found) / (REPEATS - 1) / REPEATS)
+    assert mean - without_bias > 0.03
+    assert abs(without_bias - truth) < 4 * spread
+
+
+def test_the_bias_of_frechet_falls_with_the_count() -> None:
+    g = generator(9)
+    means = []
+    for n in (50, 200, 800):
+        each = [frechet(*(torch.randn(n, 8, generator=g, dtype=torch.float64) for _ in "xy")) for _ in range(20)]
+        means.append(sum(each) / len(each))
+    # four times as many rows, a quarter of the bias
+    assert 3 < means[0] / means[1] < 6
+    assert 3 < means[1] / means[2] < 6
+
+
+def test_inception_score_intervals_cover_the_truth() -> None:
+    # two classes in equal shares, each sample sure of its own by p = 0.9: IS = exp(log 2 - H(0.9))
+    truth = math.exp(math.log(2) + 0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    g = generator(10)
+    found = []
+    for _ in range(REPEATS):
+        sure = torch.rand(ROWS, generator=g, dtype=torch.float64).round() * 0.8 + 0.1
+        found.append(inception_score.with_interval(torch.stack([sure, 1 - sure], 1)))
+    assert covered(found, truth) >= ENOUGH
+    assert abs(sum(v for v, _, _ in found) / REPEATS - truth) < 1e-3
+
+
+def test_inception_score_intervals_cover_the_truth_of_many_classes() -> None:
+    # probabilities softmax(2 z), z normal in 5 classes; the truth by 400,000 rows
+    g = generator(11)
+
+    def probabilities(n: int) -> Tensor:
+        return (2 * torch.randn(n, 5, generator=g, dtype=torch.float64)).softmax(1)
+
+    truth = inception_score.inception_score(probabilities(400_000), splits=1)[0]
+    assert covered([inception_score.with_interval(probabilities(ROWS)) for _ in range(REPEATS)], truth) >= ENOUGH
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_prdc_intervals_cover_their_means(shift: float) -> None:
+    found = [prdc(x, y) for x, y in pairs(3, shift, 12)]
+    for name in ("precision", "recall", "density", "coverage"):
+        intervals = [p.interval(name) for p in found]
+        assert covered(intervals, sum(v for v, _, _ in intervals) / REPEATS) >= ENOUGH, name
 
 
 def test_copying_intervals_cover_one_half_for_fresh_rows_and_see_copies() -> None:

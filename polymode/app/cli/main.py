@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from polymode import catalogue
-from polymode.app.cli import look, show, train, use
+from polymode.app.cli import detect, look, show, study, train, use
 from polymode.app.service import PolymodeError, nearest
 
 #: typer brings its own parser since 0.26 and uses click's before; this is the class of all usage errors in both
@@ -42,8 +42,12 @@ def application(*, rich: bool) -> typer.Typer:
         elif context.invoked_subcommand is None:
             print(context.get_help())
 
-    for command in (look.models, look.data, train.fit, use.sample, use.evaluate, train.compare, look.doctor):
+    for command in (
+        look.models, look.data, train.fit, use.sample, use.evaluate, detect.detect, detect.forensics, train.compare,
+        look.doctor,
+    ):  # fmt: skip
         app.command()(command)
+    app.add_typer(study.commands(), name="study")
     return app
 
 

@@ -33,6 +33,9 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run: polymode fit --resume runs/x")] = False,
     fresh: Fresh = False,
     report: Annotated[bool, typer.Option(help="measure and write report.html")] = True,
+    watch: Annotated[
+        list[str], typer.Option("--watch", metavar="collapse", help="warn while training when samples collapse")
+    ] = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
     *,
@@ -42,7 +45,7 @@ def fit(
     """Train a model on data. For example: polymode fit digits --model vae --minutes 1"""
     asked = {
         "data": data, "model": model, "settings": arguments.pairs(settings, "--set"), "out": out,
-        "condition": condition, "resume": resume, "fresh": fresh, "report": report, "reading": reading,
+        "condition": condition, "resume": resume, "fresh": fresh, "report": report, "watch": watch, "reading": reading,
         "training": training, "command": context.obj,
     }  # fmt: skip
     request = make(FitRequest, asked, _flag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,13 +32,19 @@ def sample(
     label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
     settings: Settings = [],  # noqa: B006
     batch_size: Annotated[str, typer.Option(metavar="INTEGER", help="drawn at once (memory only)")] = "1024",
+    for_release: Annotated[
+        bool, typer.Option("--for-release", help="refuse unless the licence of the data is stated")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="of the data the run learned from, where it is not stated")
+    ] = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Draw samples from a run. The form is a picture, a table, a text, recordings or arrays."""
     asked = {
         "run": run, "n": n, "out": out, "seed": seed, "label": label, "options": arguments.pairs(settings, "--set"),
-        "batch_size": batch_size, "device": device,
+        "batch_size": batch_size, "device": device, "for_release": for_release, "licence": licence,
     }  # fmt: skip
     request = make(SampleRequest, asked, _flag)
     from polymode.app.service.sample import sample as draw
@@ -50,7 +56,7 @@ def sample(
     show.facts(
         [
             ("samples", result.out), ("what", f"{result.n:,} of {result.what}"), ("condition", result.condition),
-            ("seed", result.seed), ("seconds", f"{result.seconds:.2f}"),
+            ("seed", result.seed), ("seconds", f"{result.seconds:.2f}"), ("licence of the data", result.licence),
         ]
     )  # fmt: skip
 
@@ -75,6 +81,16 @@ def evaluate(
     ] = "2000",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="of rows and draws")] = "0",
     settings: Settings = [],  # noqa: B006
+    estimator: Annotated[
+        str, typer.Option(metavar="auto|ode", help="of the likelihood: the model's best, or its probability-flow ODE")
+    ] = "auto",
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="another run, measured on the same rows: differences by pairs")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=V,V,...", help="an option of sampling at several values: precision against recall"),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="a .html file (default RUN/report.html)")] = None,
     device: Device = "cpu",
     json: Json = False,
@@ -86,7 +102,7 @@ def evaluate(
     asked = {
         "run": run, "data": data, "reading": reading, "n": n, "metrics": metric, "features": features,
         "num_samples": num_samples, "limit": limit, "seed": seed, "options": arguments.pairs(settings, "--set"),
-        "out": out, "device": device,
+        "estimator": estimator, "against": against, "sweep": sweep, "out": out, "device": device,
     }  # fmt: skip
     request = make(EvaluateRequest, asked, _flag)
     from polymode.app.service.evaluate import evaluate as measure
@@ -107,7 +123,35 @@ def evaluate(
             for row in found["table"]
         ],
     )  # fmt: skip
-    show.facts([("verdict", found["verdict"]), ("note", found["notes"]), ("report", found["report"])])
+    if "against" in found:
+        pair = found["against"]
+        show.table(
+            ("metric", pair["a"], pair["b"], "difference", "95 % interval", f"{pair['a']} is"),
+            [
+                (d["metric"], *(show.number(d[k]) for k in ("a", "b", "value")), _interval(d), d["verdict"])
+                for d in pair["differences"]
+            ],
+        )
+    if "sweep" in found:
+        curve = found["sweep"]
+        names = [m["metric"] for m in curve["points"][0]["measurements"]]
+        show.table(
+            (curve["option"], *names),
+            [(p["value"], *(show.number(m["value"]) for m in p["measurements"])) for p in curve["points"]],
+        )
+    likelihood = found["likelihood"]
+    show.facts(
+        [
+            ("likelihood", f"{show.likelihood(likelihood)}: {likelihood['protocol']}"), ("verdict", found["verdict"]),
+            ("against", [] if "against" not in found else found["against"]["sentences"]),
+            ("sweep", "" if "sweep" not in found else f"{found['sweep']['sentence']} {found['sweep']['protocol']}"),
+            ("note", found["notes"]), ("report", found["report"]),
+        ]
+    )  # fmt: skip
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "" if found["low"] is None else f"{show.number(found['low'])} to {show.number(found['high'])}"
 
 
 def _flag(name: str) -> str:

@@ -25,6 +25,9 @@ OPTIONAL = (
     ("soundfile", "soundfile", "audio", "recordings, .wav files"),
     ("huggingface_hub", "huggingface_hub", "hub", "the Hugging Face hub"),
     ("datasets", "datasets", "hub", "data sets of the hub, hf:owner/name"),
+    ("rdkit", "rdkit", "molecules", "drawing molecules"),
+    ("starlette", "starlette", "study", "studies with people"),
+    ("uvicorn", "uvicorn", "study", "studies with people"),
     ("tensorboard", "tensorboard", "logging", "logging for TensorBoard"),
 )
 _CORE = ("torch", "numpy", "scipy", "einops", "accelerate", "safetensors", "typer", "rich", "pydantic")

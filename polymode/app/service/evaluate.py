@@ -1,16 +1,20 @@
-"""Measure a run against its data, or against other data of the same form."""
+"""Measure a run against its data, or other data of the same form; beside another run, or over a sampling option."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from polymode.app.service import arguments, runs
 from polymode.app.service import data as sources
-from polymode.app.service import runs
 from polymode.app.service.progress import Progress
 from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import EvaluateRequest
 from polymode.core.errors import PolymodeError
+
+if TYPE_CHECKING:
+    from polymode.evaluate.evaluator import Evaluator
+    from polymode.evaluate.report import Report, Section
 
 
 def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -21,12 +25,15 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
     """
     progress = progress or Progress(quiet=True)
     run = runs.read_run(request.run)
+    other = None if request.against is None else runs.read_run(request.against)
+    swept = None if request.sweep is None else sweep_of(request.sweep)
     out = run.folder / runs.REPORT if request.out is None else Path(request.out).expanduser()
     if out.suffix != ".html":
         raise PolymodeError(f"--out {out}: a report is a page, expected a name that ends in .html")
     if request.data is not None:
         sources.check_source(request.data)
-    source, reading = source_of(run) if request.data is None else (request.data, request.reading.arguments())
+    source, reading = source_of(run) if request.data is None else (request.data, {})
+    reading = reading | request.reading.arguments()
 
     from polymode.app.service.building import load_model
     from polymode.evaluate.evaluator import Evaluator
@@ -42,7 +49,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
     progress.say(f"{data.name}: {data.spec}, {len(data.test):,} test rows")
     evaluator = Evaluator(
         data, n=request.n, seed=request.seed, limit=request.limit, metrics=request.metrics or None,
-        features=request.features, num_samples=request.num_samples,
+        features=request.features, num_samples=request.num_samples, estimator=request.estimator,
     )  # fmt: skip
     try:
         report = evaluator.report(
@@ -54,8 +61,46 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
             raise
         given = ", ".join(f"{k}={v!r}" for k, v in request.options.items())
         raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
+    if other is not None:
+        report = report.with_section(_against(report, run, other, evaluator, request.device, notes))
+    if swept is not None:
+        from polymode.evaluate.sweep import sweep_option
+
+        report = report.with_section(sweep_option(evaluator, model, *swept, name=report.name).section())
     path = report.save(out)
     return report.to_dict() | {
         "run": str(run.folder), "report": str(path), "verdict": report.verdict(), "table": report.table(),
         "notes": notes,
     }  # fmt: skip
+
+
+def sweep_of(text: str) -> tuple[str, list[Any]]:
+    """(option, values) of ``temperature=0.5,0.7,1.0``.
+
+    Raises:
+        PolymodeError: no option, or fewer than two different values.
+    """
+    option, _, given = text.partition("=")
+    values = [arguments.value_of(v.strip(), f"--sweep {text}") for v in given.split(",") if v.strip()]
+    if not option.strip() or len(values) < 2 or any(v in values[:i] for i, v in enumerate(values)):
+        raise PolymodeError(f"--sweep {text}: expected an option and two or more values, such as temperature=0.5,0.8,1")
+    return option.strip(), values
+
+
+def _against(
+    report: Report, run: runs.RunConfig, other: runs.RunConfig, evaluator: Evaluator, device: str, notes: list[str]
+) -> Section:
+    """The differences of a report and another run on the same rows; what must be known of the other goes to notes."""
+    from polymode.app.service.building import load_model
+    from polymode.evaluate.paired import compare_pair
+
+    if other.fingerprint != evaluator.data.fingerprint:
+        here = evaluator.data.fingerprint
+        notes.append(f"{other.folder} learned from other data (fingerprint {other.fingerprint}, here {here})")
+    names = (run.model, other.model)
+    if run.model == other.model:
+        short = run.folder.name != other.folder.name
+        first, second = (r.folder.name if short else r.folder for r in (run, other))
+        names = (f"{run.model} ({first})", f"{other.model} ({second})")
+    rival = load_model(other.folder, device)
+    return compare_pair(report, rival, evaluator=evaluator, names=names).section()

@@ -17,6 +17,7 @@ from polymode.core.errors import CheckpointError, PolymodeError
 if TYPE_CHECKING:
     from polymode.data.dataset import DataSet
     from polymode.train.fit import Run
+    from polymode.train.log import Watcher
 
 #: rows whose likelihood is in the summary where no report is written
 ROWS = 1000
@@ -69,10 +70,11 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         runs.clear(plan.folder)
     if plan.resumed is None:
         begin(model, plan.folder, facts)
+    watchers = [_watcher(name, data, options.seed) for name in request.watch]
     with progress.training(plan.model) as listener, saving_on_interrupt() as asked:
         run = train(
-            model, data, out=plan.folder, resume=plan.resumed is not None, listeners=[listener], facts=facts,
-            **plan.training,
+            model, data, out=plan.folder, resume=plan.resumed is not None, listeners=[listener], watch=watchers,
+            facts=facts, **plan.training,
         )  # fmt: skip
     stopped = ("SIGINT" if asked.interrupted else "SIGTERM") if run.stopped else ""
     result = FitResult(
@@ -83,6 +85,12 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
     if stopped or not runs.is_main_process():
         return result.model_copy(update={"next": [_shell("fit", "--resume", plan.folder)]})
     return result.model_copy(update=_finish(run, data, plan, options.seed, progress, report=request.report))
+
+
+def _watcher(name: str, data: DataSet, seed: int) -> Watcher:
+    from polymode.evaluate.collapse import collapse_watcher
+
+    return {"collapse": collapse_watcher}[name](data, seed=seed)
 
 
 def plan_for(request: FitRequest) -> Plan:
@@ -170,7 +178,8 @@ def _as_saved(value: Any) -> Any:
 def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, *, report: bool) -> dict[str, Any]:
     """Samples, report and likelihood of a trained model; what can't be made is told, since the run itself is safe."""
     from polymode.app.service.building import sample_name
-    from polymode.app.service.sample import condition_of_samples
+    from polymode.app.service.sample import condition_of_samples, provenance_of
+    from polymode.data.provenance import is_stated
     from polymode.data.write import write_samples
     from polymode.evaluate.evaluator import evaluate
     from polymode.evaluate.likelihood import log_likelihood
@@ -178,13 +187,19 @@ def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, 
 
     files = {"weights": str(plan.folder / "model.safetensors"), "card": str(plan.folder / "README.md")}
     notes: list[str] = []
+    if not is_stated(data.licence):
+        notes.append(
+            f"the licence of {data.name} is {data.licence!r}: its samples can't be written for release until it is "
+            "stated (--licence)"
+        )
     likelihood = None
     progress.say("drawing samples")
     try:
-        condition, _ = condition_of_samples(run.model, SHOWN, None, data=data, seed=seed)
+        condition, told = condition_of_samples(run.model, SHOWN, None, data=data, seed=seed)
         x = run.model.sample(SHOWN, condition, seed=seed)
         path = plan.folder / runs.SAMPLES / sample_name(run.model.spec)
-        files["samples"] = str(write_samples(run.model.spec, x, path))
+        provenance = provenance_of(runs.read_run(plan.folder), len(x), seed, told, data.licence, {})
+        files["samples"] = str(write_samples(run.model.spec, x, path, provenance=provenance))
     except PolymodeError as error:
         notes.append(f"no samples were written: {error}")
     try:

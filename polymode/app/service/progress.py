@@ -45,7 +45,7 @@ class Progress:
                 task = bar.add_task(name, total=1.0, told="", left="")
 
                 def show(event: Event) -> None:
-                    if event.kind == "rollback":
+                    if event.kind in ("rollback", "watch") and event.message:
                         bar.console.print(event.message, highlight=False)
                     told = numbers(event.values) if event.kind == "train" else bar.tasks[task].fields["told"]
                     left = f"{duration(event.left)} left" if event.progress > 0 else ""
@@ -57,7 +57,7 @@ class Progress:
 
         def tell(event: Event) -> None:
             nonlocal last
-            if event.kind == "rollback":
+            if event.kind in ("rollback", "watch") and event.message:
                 self.say(f"{name}: {event.message}")
             if event.kind == "train" and time.monotonic() - last >= EVERY:
                 last = time.monotonic()

@@ -23,6 +23,7 @@ class RunConfig:
     Attributes:
         source: what `polymode.data.load` was given; None for a run that Python code made.
         reading: the arguments beside it.
+        licence: of the data it learned from.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class RunConfig:
     name: str
     fingerprint: str
     command: str
+    licence: str
 
 
 def is_main_process() -> bool:
@@ -60,7 +62,7 @@ def read_run(folder: str | Path) -> RunConfig:
         return RunConfig(
             folder, config["model"], config["arguments"], config["condition_spec"] is not None, config.get("fit", {}),
             source.get("data"), source.get("options", {}), config["data"]["name"], config["data"]["fingerprint"],
-            config.get("command", ""),
+            config.get("command", ""), config["data"].get("licence", "not stated"),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polymode import catalogue
 from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.schemas import SampleRequest, SampleResult
 from polymode.core.errors import CheckpointError, ConditionError, PolymodeError, nearest
+from polymode.data.provenance import check_release, stated_by_user
 
 if TYPE_CHECKING:
     from polymode.core.condition import Condition, ConditionSpec
@@ -22,9 +24,13 @@ def sample(request: SampleRequest) -> SampleResult:
     """Draw n data from the model of a run; without a seed, one is drawn and told.
 
     Raises:
-        PolymodeError: no run, an unknown label or option, or a file that can't hold such samples.
+        PolymodeError: no run, an unknown label or option, a file that can't hold such samples, or a release of what a
+            run learned from data whose licence nobody has stated.
     """
     run = runs.read_run(request.run)
+    licence = run.licence if request.licence is None else stated_by_user(request.licence, run.licence, run.name)
+    if request.for_release:
+        check_release(licence, run.name)
     if request.label is not None and not run.conditional:
         raise ConditionError(f"{run.folder} was trained without labels, so --label means nothing; leave it out")
 
@@ -46,11 +52,23 @@ def sample(request: SampleRequest) -> SampleResult:
         given = ", ".join(f"{k}={v!r}" for k, v in request.options.items())
         raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
     seconds = time.perf_counter() - begun
-    path = write_samples(model.spec, x, out)
+    provenance = provenance_of(run, len(x), seed, told, licence, request.options)
+    path = write_samples(model.spec, x, out, provenance=provenance)
     return SampleResult(
         run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),
-        seconds=round(seconds, 3),
+        seconds=round(seconds, 3), licence=licence,
     )  # fmt: skip
+
+
+def provenance_of(
+    run: runs.RunConfig, n: int, seed: int, condition: str, licence: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What a file of samples says about itself; names only, no path."""
+    return {
+        "synthetic": True, "model": run.model, "run": run.folder.resolve().name, "data": run.name,
+        "data fingerprint": run.fingerprint, "data licence": licence, "n": n, "seed": seed, "condition": condition,
+        "sampling options": {k: repr(v) for k, v in options.items()}, "library": f"polymode {catalogue.VERSION}",
+    }  # fmt: skip
 
 
 def source_of(run: runs.RunConfig) -> tuple[str, dict[str, Any]]:

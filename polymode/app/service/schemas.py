@@ -49,6 +49,8 @@ class DataOptions(Schema):
     valid_fraction: float | None = Field(None, gt=0, lt=1, description="share of validation rows (default 0.1)")
     test_fraction: float | None = Field(None, gt=0, lt=1, description="share of test rows (default 0.1)")
     seed: int | None = Field(None, ge=0, description="of the random split (default 0)")
+    licence: str | None = Field(None, description="of the data, where their source does not state it")
+    target: str | None = Field(None, description="the column that samples of a table are judged by (metric tstr)")
     more: dict[str, Any] = Field({}, description="any further option of the reader (repeatable)")
 
     def arguments(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class FitSettings(Schema):
     precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="of arithmetic (default fp32)")
     validate_every: int | None = Field(None, ge=0, description="steps between validations, 0 = never")
     validation_rows: int | None = Field(None, gt=0, description="rows used for validation (default 2000)")
+    watch_every: int | None = Field(None, ge=0, description="steps between looks of --watch, 0 = only at the end")
     patience: int | None = Field(None, gt=0, description="stop after so many validations without improvement")
     keep_best: bool | None = Field(None, description="keep the weights of the best validation, or the last")
     checkpoint_seconds: float | None = Field(None, ge=0, description="seconds between checkpoints (default 30)")
@@ -95,6 +98,7 @@ class FitRequest(Schema):
     resume: bool = False
     fresh: bool = False
     report: bool = True
+    watch: list[Literal["collapse"]] = []
     reading: DataOptions = DataOptions()
     training: FitSettings = FitSettings()
     command: str = ""
@@ -129,6 +133,8 @@ class SampleRequest(Schema):
     options: dict[str, Any] = {}
     batch_size: int = Field(1024, gt=0)
     device: str = "cpu"
+    for_release: bool = False
+    licence: str | None = None
 
 
 class SampleResult(Schema):
@@ -141,6 +147,7 @@ class SampleResult(Schema):
     condition: str
     what: str
     seconds: float
+    licence: str = "not stated"
 
 
 class EvaluateRequest(Schema):
@@ -156,7 +163,37 @@ class EvaluateRequest(Schema):
     features: str = "auto"
     num_samples: int | None = Field(None, gt=0)
     options: dict[str, Any] = {}
+    estimator: Literal["auto", "ode"] = "auto"
+    against: str | None = None
+    sweep: str | None = None
     out: str | None = None
+    device: str = "cpu"
+
+
+class DetectRequest(Schema):
+    """What `detect` is asked."""
+
+    run: str
+    data: str
+    reading: DataOptions = DataOptions()
+    score: str = "auto"
+    background: str | None = None
+    against: str | None = None
+    false_alarms: float = Field(0.05, gt=0, lt=1)
+    split: Literal["auto", "all", "train", "valid", "test"] = "auto"
+    out: str | None = None
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+
+
+class ForensicsRequest(Schema):
+    """What `forensics` is asked; the data are those that the runs learned from."""
+
+    runs: list[str]
+    n: int = Field(1000, gt=1)
+    features: str = "auto"
+    out: str | None = None
+    seed: int = Field(0, ge=0)
     device: str = "cpu"
 
 
@@ -186,6 +223,24 @@ class CompareResult(Schema):
     rows: list[dict[str, Any]]
     failures: dict[str, str]
     stopped: Stop = ""
+
+
+class StudyRequest(Schema):
+    """What `study create` is asked; None leaves a number or a text to the design."""
+
+    runs: list[str] = Field(min_length=1)
+    real: bool = False
+    out: str
+    design: Literal["pairs", "opinion"] = "pairs"
+    trials: int | None = Field(None, gt=0)
+    units: int | None = Field(None, gt=0)
+    checks: int | None = Field(None, ge=0)
+    question: str | None = Field(None, max_length=500)
+    consent: str | None = Field(None, max_length=5000)
+    ties: bool = True
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    command: str = ""
 
 
 S = TypeVar("S", bound=Schema)

@@ -4,6 +4,7 @@
     likelihood     the model has one that is normalised
     log_density    the data set knows its own density
     modes          the data set knows its own modes
+    classifier     the feature space belongs to a classifier
     model          it measures a model, not samples, so it has no ceiling
     train          it compares with training rows, so real training rows are no ceiling for it
 """
@@ -34,6 +35,7 @@ class Metric:
         paper: where it comes from.
         kinds: the kinds of data that it measures; empty for all.
         on_request: measured only where it is asked for by name, as it costs much.
+        titles: (kind of data, title) where the field has another word for it there.
     """
 
     name: str
@@ -46,11 +48,19 @@ class Metric:
     paper: str
     kinds: tuple[str, ...] = ()
     on_request: bool = False
+    titles: tuple[tuple[str, str], ...] = ()
+
+    def title_for(self, kind: str) -> str:
+        """What reports on data of a kind call it."""
+        return dict(self.titles).get(kind, self.title)
 
 
 METRICS: tuple[Metric, ...] = (
     Metric("kid", "kid", "KID", "lower", (), 40, "sliced_wasserstein", "Binkowski et al. 2018, arXiv:1801.01401"),
-    Metric("frechet", "frechet", "Frechet", "lower", (), 40, "kid", "Heusel et al. 2017, arXiv:1706.08500"),
+    Metric("frechet", "frechet", "Frechet", "lower", (), 40, "kid", "Heusel et al. 2017, arXiv:1706.08500",
+           titles=(("image", "FID"), ("waveform", "FAD"))),
+    Metric("inception_score", "inception_score", "IS", "higher", ("classifier",), 40, "kid",
+           "Salimans et al. 2016, arXiv:1606.03498", kinds=("image",)),
     Metric("prdc", "prdc", "precision", "higher", (), 20, "sliced_wasserstein",
            "Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797"),
     Metric("mmd", "mmd", "MMD²", "lower", (), 20, "sliced_wasserstein", "Gretton et al. 2012, JMLR 13"),
@@ -63,6 +73,22 @@ METRICS: tuple[Metric, ...] = (
            "sliced_wasserstein", "Kullback and Leibler 1951"),
     Metric("memorisation", "memorisation", "memorisation", None, ("train",), 20, "gap",
            "Meehan, Chaudhuri and Dasgupta 2020, arXiv:2004.05675"),
+    Metric("ndb", "ndb", "NDB/K", "lower", (), 40, "prdc", "Richardson and Weiss 2018, arXiv:1805.12462"),
+    Metric("diversity", "diversity", "diversity", None, (), 20, "sliced_wasserstein",
+           "Srivastava et al. 2017, arXiv:1705.07761"),
+    Metric("vendi", "vendi", "Vendi ratio", None, (), 20, "diversity", "Friedman and Dieng 2022, arXiv:2210.02410",
+           on_request=True),
+    Metric("table_fidelity", "table_fidelity", "marginal similarity", "higher", (), 20, "sliced_wasserstein",
+           "Kolmogorov 1933; Bergsma 2013; Kelley 1935", kinds=("table",)),
+    Metric("tstr", "tstr", "TSTR", "higher", ("model",), 20, "table_fidelity", "Esteban et al. 2017, arXiv:1706.02633",
+           kinds=("table",), on_request=True),
+    Metric("privacy", "privacy", "privacy", None, ("train",), 20, "memorisation",
+           "Platzer and Reutterer 2021; Chen et al. 2020, arXiv:1909.03935", kinds=("table", "vector")),
+    Metric("ngrams", "ngrams", "BLEU", "higher", (), 20, "perplexity",
+           "Papineni et al. 2002, ACL; Zhu et al. 2018, arXiv:1802.01886", kinds=("tokens",)),
+    Metric("perplexity", "perplexity", "perplexity", "lower", ("likelihood",), 2, "ngrams",
+           "Jelinek et al. 1977, J. Acoust. Soc. Am. 62", kinds=("tokens",)),
+    Metric("mcd", "audio", "MCD", None, (), 2, "speed", "Kubichek 1993, IEEE PACRIM", kinds=("waveform",)),
     Metric("gap", "gap", "train/test gap", "lower", ("likelihood", "model"), 8, "memorisation", ""),
     Metric("speed", "speed", "samples/s", "higher", ("model",), 1, "", ""),
 )  # fmt: skip
@@ -85,6 +111,7 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "likelihood": likelihood is not None and likelihood.kind in ("exact", "lower bound", "estimate"),
         "log_density": data.log_density is not None,
         "modes": data.modes is not None,
+        "classifier": comparison.reference.space.probabilities is not None,
         "model": comparison.model is not None,
         "train": comparison.model is not None,
     }
@@ -97,13 +124,14 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
 
 def measure(metric: Metric, comparison: Comparison) -> list[Measurement]:
     """The numbers of a metric, or one measurement that holds the sentence of its refusal."""
+    title = metric.title_for(comparison.data.spec.kind)
     try:
         if comparison.n < metric.min_n:
             raise PolymodeError(
-                f"{metric.title} needs at least {metric.min_n} rows on each side and there are {comparison.n}; "
+                f"{title} needs at least {metric.min_n} rows on each side and there are {comparison.n}; "
                 f"use more rows, or {metric.instead}"
             )
         module = importlib.import_module(f"polymode.evaluate.metrics.{metric.path}")
         return module.measure(comparison)
     except PolymodeError as error:
-        return [Measurement.refused(metric.title, comparison.n, metric.better, str(error))]
+        return [Measurement.refused(title, comparison.n, metric.better, str(error))]

@@ -21,7 +21,7 @@ from polymode.core import rng
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics.mmd import bandwidth
-from polymode.evaluate.statistics import share_interval
+from polymode.evaluate.statistics import check_features, share_interval
 
 FOLDS, FOURIER = 5, 256
 #: the ridge, as a share of the number of training rows; features have unit scale
@@ -32,6 +32,7 @@ MOST = 5000
 
 def c2st(real: Tensor, samples: Tensor, *, scale: float, generator: torch.Generator) -> tuple[float, float, float]:
     """(accuracy, low, high) from features (N, F) and (M, F); `scale` is the width of the Fourier features."""
+    check_features(least=2 * FOLDS, data=real, samples=samples)
     n = min(len(real), len(samples), MOST)
     z = torch.cat([real[:n], samples[:n]]).double()
     z = (z - z.mean(0)) / z.std(0).clamp(min=1e-12)  # a constant feature stays zero

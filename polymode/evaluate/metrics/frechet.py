@@ -1,36 +1,142 @@
-"""Frechet distance between Gaussians fitted to features of data and of samples.
+"""Frechet distance between Gaussians fitted to features of data and of samples: FID on images, FAD on recordings.
 
 Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter 2017, arXiv:1706.08500, eq. 6 (Dowson and Landau 1982):
 
     d^2 = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})
 
 tr (S_1 S_2)^{1/2} is the sum of the square roots of the eigenvalues of L^T S_2 L with S_1 = L L^T, so no matrix square
-root is taken. `frechet` holds it. The plug-in value is biased upwards by about 1/n: compare it with the ceiling, which
-has the same n. With fewer rows than features the covariances are singular and it refuses. Cost N F^2 + F^3.
+root and no eigenvalue of a matrix that is not symmetric is taken. `Moments` are what it is made of: they take features
+a batch at a time, so memory does not grow with the rows, and groups of rows can be taken off again for the jackknife.
+`frechet` holds the distance. The plug-in value is biased upwards by about 1/n: compare it with the ceiling, which has
+the same n, or read the extrapolated value beside it (Chong and Forsyth 2020, arXiv:1911.07023, fit a line in 1/n to
+the same end; here the jackknife's correction is taken, from the same refits that give the interval). With fewer rows
+than features the covariances are singular and it refuses. Cost N F^2 + F^3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from polymode.core.errors import PolymodeError
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
-from polymode.evaluate.statistics import GROUPS, jackknife, leave_groups_out
+from polymode.evaluate.metrics import find
+from polymode.evaluate.statistics import GROUPS, check_features, jackknife, jackknife_groups
 
 #: above this many features an interval takes fewer refits, as each costs F^3
 CHEAP_DIMS = 128
+#: rows whose outer products are summed at once
+CHUNK = 2048
 
 
-def frechet(real: Tensor, samples: Tensor) -> float:
-    """d^2 from features (N, F) and (M, F)."""
-    x, y = real.double(), samples.double()
-    s1, s2 = x.T.cov().reshape(x.shape[1], -1), y.T.cov().reshape(y.shape[1], -1)
-    values, vectors = torch.linalg.eigh(s1)
-    root = vectors * values.clamp(min=0.0).sqrt()  # (F, F), s1 = root root^T
+class Moments:
+    """Count, mean and covariance of rows that come in batches; memory F^2.
+
+    Sums are of differences from `origin`, a point near the mean, so that nothing cancels.
+
+    Args:
+        origin: (F,) float64.
+    """
+
+    def __init__(self, origin: Tensor) -> None:
+        self.origin = origin.double()
+        self.n = 0
+        self.first = torch.zeros_like(self.origin)
+        self.second = torch.zeros(len(origin), len(origin), dtype=torch.float64)
+
+    @classmethod
+    def of(cls, features: Tensor | Iterable[Tensor], origin: Tensor | None = None) -> Moments:
+        """Those of features (N, F), or of an iterable of batches (B, F), which is read once.
+
+        Raises:
+            PolymodeError: no rows, rows of another width, or features that are not finite.
+        """
+        found: Moments | None = None
+        for batch in (features,) if isinstance(features, Tensor) else features:
+            if batch.dim() != 2:
+                raise PolymodeError(f"features of shape {tuple(batch.shape)}, expected (rows, features)")
+            if found is None and len(batch):
+                found = cls(batch.double().mean(0) if origin is None else origin)
+            if found is not None:
+                found.add(batch)
+        if found is None:
+            raise PolymodeError("moments of no rows; give at least one")
+        return found
+
+    def add(self, batch: Tensor) -> None:
+        """Take in rows (B, F)."""
+        if batch.shape[1] != len(self.origin):
+            raise PolymodeError(f"rows of {batch.shape[1]} features came after rows of {len(self.origin)}")
+        for part in batch.split(CHUNK):
+            x = part.double() - self.origin
+            flat = x.numpy()
+            # numpy sees that both factors are one array and makes half of the symmetric product
+            self.second += torch.from_numpy(np.matmul(flat.T, flat))
+            total = x.sum(0)
+            if not bool(total.isfinite().all()):
+                raise PolymodeError("features that are not finite (nan or infinite) came; look at the data or the net")
+            self.first += total
+            self.n += len(part)
+
+    def __sub__(self, other: Moments) -> Moments:
+        """The moments of the rows that are here and not there; both have one origin."""
+        assert torch.equal(self.origin, other.origin)
+        rest = Moments(self.origin)
+        rest.n, rest.first, rest.second = self.n - other.n, self.first - other.first, self.second - other.second
+        return rest
+
+    @property
+    def mean(self) -> Tensor:
+        """(F,)."""
+        return self.origin + self.first / self.n
+
+    @property
+    def covariance(self) -> Tensor:
+        """(F, F), unbiased.
+
+        Raises:
+            PolymodeError: fewer than two rows.
+        """
+        if self.n < 2:
+            raise PolymodeError(f"a covariance needs at least 2 rows and there is {self.n}")
+        return (self.second - torch.outer(self.first, self.first / self.n)) / (self.n - 1)
+
+
+def frechet(real: Tensor | Moments, samples: Tensor | Moments) -> float:
+    """d^2 from features (N, F) and (M, F), or from their moments."""
+    a, b = (v if isinstance(v, Moments) else Moments.of(v) for v in (real, samples))
+    if len(a.origin) != len(b.origin):
+        raise PolymodeError(f"features of {len(a.origin)} and of {len(b.origin)} dimensions; use one feature space")
+    s1, s2 = a.covariance, b.covariance
+    root, failed = torch.linalg.cholesky_ex(s1)
+    if failed:  # a feature that never varies, or varies with others only
+        values, vectors = torch.linalg.eigh(s1)
+        root = vectors * values.clamp(min=0.0).sqrt()  # (F, F), s1 = root root^T
     cross = torch.linalg.eigvalsh(root.T @ s2 @ root).clamp(min=0.0).sqrt().sum()
-    return float((x.mean(0) - y.mean(0)).square().sum() + s1.trace() + s2.trace() - 2 * cross)
+    return float((a.mean - b.mean).square().sum() + s1.trace() + s2.trace() - 2 * cross)
+
+
+Interval = tuple[float, float, float]
+
+
+def with_intervals(real: Tensor, samples: Tensor) -> tuple[Interval, Interval]:
+    """(d^2, low, high) at this count and extrapolated to infinitely many rows, from features (N, F) and (M, F).
+
+    Both by the jackknife over disjoint groups of both sides; the extrapolation takes the bias of order 1/n off.
+    """
+    check_features(least=4, data=real, samples=samples)  # two rows are left without either of two groups
+    groups = jackknife_groups(min(len(real), len(samples)), GROUPS if real.shape[1] <= CHEAP_DIMS else 5)
+    origin = real.double().mean(0)
+    of = [[Moments.of(v[g::groups], origin) for g in range(groups)] for v in (real, samples)]
+    whole = [Moments.of(v, origin) for v in (real, samples)]
+    without = torch.tensor([frechet(whole[0] - x, whole[1] - y) for x, y in zip(*of, strict=True)])
+    at_n = frechet(*whole)
+    value, low, high = jackknife(at_n, without, correct=False)
+    return (value, max(0.0, low), high), jackknife(at_n, without, correct=True)
 
 
 def measure(c: Comparison) -> list[Measurement]:
@@ -41,9 +147,11 @@ def measure(c: Comparison) -> list[Measurement]:
             f"a Frechet distance in {dims} features needs more than {dims} rows on each side and there are {c.n}; "
             "use kid, which is unbiased at any count"
         )
-    value = frechet(c.real_features, c.features)
-    groups = GROUPS if dims <= CHEAP_DIMS else 5
-    without = leave_groups_out(frechet, c.real_features, c.features, groups=groups)
-    _, low, high = jackknife(value, without, correct=False)
-    protocol = "squared, biased upwards at small n; 95 % by jackknife over subsets"
-    return [Measurement("Frechet", value, max(0.0, low), high, c.n, "lower", protocol, features=c.reference.space.name)]
+    plain, corrected = with_intervals(c.real_features, c.features)
+    name, title = c.reference.space.name, find("frechet").title_for(c.data.spec.kind)
+    how = "squared, biased upwards at small n; 95 % for its mean at this n, by jackknife over subsets"
+    beyond = f"{title} less its bias of order 1/n, may be below zero; 95 % by jackknife over subsets"
+    return [
+        Measurement(title, *plain, c.n, "lower", how, features=name),
+        Measurement(f"{title}\N{INFINITY}", *corrected, c.n, "lower", beyond, features=name),
+    ]

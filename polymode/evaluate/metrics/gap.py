@@ -13,8 +13,9 @@ import math
 from torch import Tensor
 
 from polymode.core.errors import PolymodeError
+from polymode.core.likelihood import Likelihood
 from polymode.evaluate.comparison import Comparison
-from polymode.evaluate.likelihood import split_for
+from polymode.evaluate.likelihood import Scorer, split_for, split_words
 from polymode.evaluate.measurement import Measurement
 
 
@@ -26,12 +27,18 @@ def gap(train: Tensor, test: Tensor) -> tuple[float, float, float]:
     return value, value - half, value + half
 
 
+def train_likelihood(c: Comparison, scorer: Scorer) -> Likelihood:
+    """Of as many training rows as test rows are scored, made once."""
+    part, named = split_for(scorer.model, c.data.train), split_words(c.data, "train")
+    return c.cached("train likelihood", lambda: scorer(part, limit=c.reference.limit, named=named))
+
+
 def measure(c: Comparison) -> list[Measurement]:
     """The row of the report; see the module."""
     assert c.scorer is not None
     assert c.likelihood is not None
     assert c.likelihood.nats is not None
-    scored = c.scorer(split_for(c.scorer.model, c.data.train), limit=c.reference.limit)
+    scored = train_likelihood(c, c.scorer)
     assert scored.nats is not None
     value, low, high = gap(scored.nats, c.likelihood.nats)
     if not math.isfinite(value):

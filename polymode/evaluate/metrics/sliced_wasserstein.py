@@ -20,7 +20,7 @@ from torch import Tensor
 from polymode.core import rng
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
-from polymode.evaluate.statistics import jackknife, jackknife_groups
+from polymode.evaluate.statistics import check_features, jackknife, jackknife_groups
 
 #: directions are whole orthonormal sets, at least this many, but never more than MOST
 DIRECTIONS, MOST = 64, 256
@@ -51,6 +51,7 @@ def squared_distance(x: Tensor, y: Tensor) -> float:
 
 def sliced_wasserstein(real: Tensor, samples: Tensor, *, generator: torch.Generator) -> tuple[float, float, float]:
     """(SW_2, low, high) from features (N, F) and (M, F)."""
+    check_features(least=2, data=real, samples=samples)
     u = directions(real.shape[1], generator)
     projected = [v.double() @ u for v in (real, samples)]
     whole = squared_distance(*(v.sort(0).values for v in projected))

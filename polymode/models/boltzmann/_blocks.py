@@ -1,10 +1,8 @@
-"""Binomial units, the coin flips of contrastive divergence, and annealed importance sampling for Boltzmann machines."""
+"""Binomial units and the coin flips of contrastive divergence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,32 +71,3 @@ def states(levels: int, units: int, like: Tensor) -> Tensor:
     """Every state of ``units`` units of ``levels`` values: (levels^units, units)."""
     values = torch.arange(levels, dtype=like.dtype, device=like.device)
     return torch.cartesian_prod(*[values] * units).view(-1, units)
-
-
-def anneal(
-    v: Tensor, betas: Tensor, step: Callable[[Tensor, float, float], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Annealed importance sampling (Neal 2001, Annealed importance sampling, arXiv:physics/9803008).
-
-    Args:
-        v: (S, D) independent draws of the distribution at the first temperature.
-        betas: increasing inverse temperatures from 0 to 1.
-        step: (v, from, to) -> (log p*_to(v) - log p*_from(v), v moved by a transition that keeps p_to).
-
-    Returns:
-        The log weights (S,) in float64, whose mean in exp is Z_1 / Z_0, and the last states.
-    """
-    log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-    for start, end in pairwise(betas.tolist()):
-        gain, v = step(v, start, end)
-        log_weights += gain.double()
-    return log_weights, v
-
-
-def log_mean_exp(log_weights: Tensor) -> tuple[float, float]:
-    """(log of the mean of exp, its standard error by the delta method)."""
-    top = log_weights.max()
-    ratios = (log_weights - top).exp()
-    mean = ratios.mean()
-    error = ratios.std() / mean / math.sqrt(len(ratios))
-    return float(top + mean.log()), float(error)

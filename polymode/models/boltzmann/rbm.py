@@ -40,14 +40,15 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import Completes, GenerativeModel, HasEnergy, HasLatents
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._blocks import SoftplusSum, anneal, binomial, flips, log_choose, log_mean_exp, states
+from polymode.models.boltzmann._blocks import SoftplusSum, binomial, flips, log_choose, states
+from polymode.parts.samplers import ais
 from polymode.parts.samplers.gibbs import block_gibbs
 
 #: log2 of the most states that log_partition enumerates
 ENUMERABLE = 16
 
 
-class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
+class RBM(GenerativeModel, HasEnergy, HasLatents, Completes, ais.HasReverseAIS):
     """A restricted Boltzmann machine on bits or levels.
 
     Args:
@@ -275,7 +276,8 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
             b, c = (bias.view(-1) for bias in self.biases(rows))
             if method == "exact" or (method == "auto" and short):
                 return self._enumerate(b, c, over_hidden=self.hidden <= visible_bits), 0.0
-            return self._ais(b, c, rng.resolve(generator, seed), temperatures, chains)
+            found = self._ais(b, c, rng.resolve(generator, seed), temperatures, chains)
+            return found.log_z, found.std_error
 
     def _enumerate(self, b: Tensor, c: Tensor, *, over_hidden: bool) -> float:
         """log Z with one kind of unit summed state by state and the other in closed form:
@@ -289,16 +291,52 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
             terms = [-self.free_energy(s, b, c)[0] for s in v]
         return float(torch.cat(terms).double().logsumexp(0))
 
-    def _ais(
-        self, b: Tensor, c: Tensor, generator: torch.Generator, temperatures: int, chains: int
-    ) -> tuple[float, float]:
-        """From independent units at their base rates (beta = 0) to the machine (beta = 1):
-        log p*_beta(v) = sum_i log C(n, v_i) + ((1 - beta) b_0 + beta b).v
-        + sum_j (softplus(beta a_j) - beta (a_j - c_j) / 2)."""
+    def reverse_log_partition(
+        self,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        temperatures: int = 2000,
+        chains: int = 64,
+        samples: Tensor | None = None,
+    ) -> ais.Annealed:
+        """log Z by annealing from the machine down to its base rates: an upper bound in expectation.
+
+        Args:
+            condition: one row.
+            temperatures, chains: as of `log_partition`.
+            samples: exact draws of the machine (S, *shape); without them chains are run, and it is approximate.
+        """
+        g, condition = rng.resolve(generator, seed), self.check_condition(condition, 1)
+        with self._evaluating():
+            b, c = (bias.view(-1) for bias in self.biases(self.rows_of(condition)))
+            drawn = samples
+            if drawn is None:
+                drawn = self._sample(chains, None if condition is None else condition.repeat_interleave(chains), g)
+            v = self.values(self.spec.check(drawn).to(self.device))
+            return ais.reverse(
+                v, ais.temperatures(temperatures), self._annealing(b, c, g),
+                log_z_base=self._log_base_partition(), exact_starts=samples is not None,
+            )  # fmt: skip
+
+    def _ais(self, b: Tensor, c: Tensor, generator: torch.Generator, temperatures: int, chains: int) -> ais.Annealed:
+        """From independent units at their base rates up to the machine."""
         if temperatures < 1 or chains < 2:
             raise PolymodeError(f"temperatures={temperatures}, chains={chains}: expected at least 1 and 2")
+        v = binomial(self.n, self.base_bias.sigmoid().expand(chains, -1), generator)
+        step = self._annealing(b, c, generator)
+        return ais.forward(v, ais.temperatures(temperatures), step, log_z_base=self._log_base_partition())
+
+    def _log_base_partition(self) -> float:
+        """log Z at beta = 0: independent visible units at their base rates, hidden ones at one half."""
+        return float(self.n * F.softplus(self.base_bias.double()).sum() + self.hidden * math.log(2))
+
+    def _annealing(self, b: Tensor, c: Tensor, generator: torch.Generator) -> ais.Step:
+        """A step between the base rates (beta = 0) and the machine (beta = 1):
+        log p*_beta(v) = sum_i log C(n, v_i) + ((1 - beta) b_0 + beta b).v
+        + sum_j (softplus(beta a_j) - beta (a_j - c_j) / 2)."""
         b0 = self.base_bias
-        v = binomial(self.n, b0.sigmoid().expand(chains, -1), generator)
 
         def step(v: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
             a = self.hidden_input(v, c)
@@ -308,10 +346,7 @@ class RBM(GenerativeModel, HasEnergy, HasLatents, Completes):
             logits = torch.lerp(b0, self.visible_logits(h, b), end)
             return gain, binomial(self.n, logits.sigmoid(), generator)
 
-        betas = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64)
-        estimate, error = log_mean_exp(anneal(v, betas, step)[0])
-        start = self.n * F.softplus(b0.double()).sum() + self.hidden * math.log(2)
-        return estimate + float(start), error
+        return step
 
     def pseudo_log_likelihood(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """sum_i log p(v_i | all other v), (B,) nats (Besag 1975): needs no log Z, and is no likelihood."""

@@ -39,12 +39,13 @@ from polymode.core.model import FitsDirectly
 from polymode.core.spec import Spec
 from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
 from polymode.parts.dequantized import DequantizedDensity
+from polymode.parts.kmeans import cluster
 
 Covariance = Literal["auto", "full", "tied", "diag"]
 #: up to this many dimensions "auto" means "full"
 MOST_FULL = 100
-#: rows, Lloyd iterations and EM iterations of a short run
-SHORT_ROWS, LLOYD, SHORT_RUN = 5000, 10, 20
+#: rows and EM iterations of a short run
+SHORT_ROWS, SHORT_RUN = 5000, 20
 #: numbers held at once by a pass over the rows
 CHUNK = 2**22
 
@@ -314,22 +315,3 @@ def penalty(mixture: Mixture, prior: Prior) -> float:
     """The prior's part of J."""
     whiten = mixture.whiten
     return float(prior.rows * (log_determinant(whiten) - 0.5 * trace(whiten, prior.scale)).sum())
-
-
-def cluster(y: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(nearest of k centres for each row (N,), centres (K, D)): k-means++ seeding, then Lloyd's algorithm."""
-    first = int(rng.randint(len(y), (1,), generator))
-    centres, nearest = y[first : first + 1], ((y - y[first]) ** 2).sum(1)
-    for _ in range(1, k):
-        # rows that coincide with a centre have no chance, unless all do
-        chance = (nearest if nearest.sum() > 0 else torch.ones_like(nearest)).cumsum(0)
-        u = rng.rand((1,), generator, chance) * chance[-1]
-        pick = int(torch.searchsorted(chance, u, right=True).clamp(max=len(y) - 1))
-        centres = torch.cat([centres, y[pick : pick + 1]])
-        nearest = torch.minimum(nearest, ((y - y[pick]) ** 2).sum(1))
-    for _ in range(LLOYD):
-        owner = torch.cdist(y, centres).argmin(1)
-        one_hot = torch.nn.functional.one_hot(owner, k).to(y)
-        count = one_hot.sum(0).unsqueeze(1)
-        centres = torch.where(count > 0, one_hot.T @ y / count.clamp(min=1), centres)
-    return torch.cdist(y, centres).argmin(1), centres

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -43,7 +44,7 @@ from polymode.core.spec import Spec
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.mlp import MLP, Activation
-from polymode.parts.samplers import langevin
+from polymode.parts.samplers import ais, langevin
 
 #: lattices of up to this many points are summed over
 MOST_POINTS = 65_536
@@ -55,7 +56,7 @@ FEW_DIMS = 8
 LARGEST_STEP = 10.0
 
 
-class EBM(GenerativeModel, HasEnergy):
+class EBM(GenerativeModel, HasEnergy, ais.HasReverseAIS):
     """An energy-based model with a perceptron energy, trained by persistent Langevin chains.
 
     Args:
@@ -213,9 +214,15 @@ class EBM(GenerativeModel, HasEnergy):
         self, n: int, condition: Condition | None, generator: torch.Generator, *, steps: int | None = None
     ) -> Tensor:
         """Persistent chains moved `steps` (10 `chain_steps` by default) times further."""
+        return self.features.decode(self._chain_ends(n, condition, generator, steps))
+
+    def _chain_ends(
+        self, n: int, condition: Condition | None, generator: torch.Generator, steps: int | None = None
+    ) -> Tensor:
+        """Positions (n, F) of persistent chains after some steps."""
         start = self.chains[self.visit(n, condition, generator)]
         steps = 10 * self.chain_steps if steps is None else steps
-        return self.features.decode(self.advance(start, self.context(condition), steps, generator)[0])
+        return self.advance(start, self.context(condition), steps, generator)[0]
 
     def log_partition(
         self,
@@ -235,10 +242,7 @@ class EBM(GenerativeModel, HasEnergy):
         g = rng.resolve(generator, seed)
         condition = self.check_condition(condition, 1)
         with self._evaluating():
-            context = self.context(condition)
-
-            def excess(y: Tensor) -> Tensor:
-                return self.excess(y, None if context is None else context.expand(len(y), -1))
+            excess = self._excess_under(condition)
 
             def log_p(y: Tensor) -> Tensor:
                 return torch.cat([-(self.base(p) + excess(p)).double() for p in y.split(65_536)])
@@ -252,6 +256,41 @@ class EBM(GenerativeModel, HasEnergy):
                 temperatures=temperatures, step_size=float(self.step_size), generator=g,
             )  # fmt: skip
             return self.log_base_partition() + log_ratio, error
+
+    def reverse_log_partition(
+        self,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        runs: int = 64,
+        temperatures: int = 500,
+        samples: Tensor | None = None,
+    ) -> ais.Annealed:
+        """log Z by annealing from the model down to its base: an upper bound in expectation.
+
+        Args:
+            condition: one row.
+            runs, temperatures: as of `log_partition`.
+            samples: exact draws of the model (S, F) in model space; without them the persistent chains are moved on,
+                and it is approximate.
+        """
+        g, condition = rng.resolve(generator, seed), self.check_condition(condition, 1)
+        with self._evaluating():
+            ends = samples
+            if ends is None:
+                ends = self._chain_ends(runs, None if condition is None else condition.repeat_interleave(runs), g)
+            found = langevin.reverse_annealed_log_partition(
+                self.base, self._excess_under(condition), self._starts(len(ends)), ends.to(self.device, self.dtype),
+                self.kernel, temperatures=temperatures, step_size=float(self.step_size), generator=g,
+                exact_starts=samples is not None,
+            )  # fmt: skip
+            return replace(found, log_z=self.log_base_partition() + found.log_z)
+
+    def _excess_under(self, condition: Condition | None) -> langevin.Energy:
+        """f under one condition row, for any number of positions."""
+        context = self.context(condition)
+        return lambda y: self.excess(y, None if context is None else context.expand(len(y), -1))
 
     def _starts(self, runs: int) -> Callable[[torch.Generator], Tensor]:
         return lambda generator: self.base_draws(runs, generator)

@@ -4,8 +4,7 @@
     adjusted:  accept y' with min(1, p(y') q(y | y') / p(y) q(y' | y))  (MALA), exact at any step size e
     lattice:   q(v | y) ~ exp(-(v - y)(grad E)_d / 2 - (v - y)^2 / (2 e^2)) for each dimension d on its levels
                                                         Zhang, Liu and Liu 2022 (arXiv:2206.09914), eq. 4
-    AIS:       log Z - log Z_0 = log E exp(sum_j (beta_j+1 - beta_j) (E_0 - E)(y_j))
-                                                        Neal 2001 (arXiv:physics/9803008), eq. 6, 11
+    annealing: beta_j = (j / J)^2 between two energies, with any kernel; the weights are those of `ais.py`
 
 Functions of an energy `E(y): (B, F) -> (B,)`, unnormalised: p is proportional to exp(-E). A `Kernel` is one step that
 returns its acceptance rate, by which `tuned` moves the step size; `annealed_log_partition` takes any kernel.
@@ -14,14 +13,14 @@ returns its acceptance rate, by which `tuned` moves the step size; `annealed_log
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.errors import PolymodeError
+from polymode.parts.samplers import ais
 
 Energy = Callable[[Tensor], Tensor]
 #: the acceptance rate that is best for MALA on products of many dimensions (Roberts and Rosenthal 1998)
@@ -182,41 +181,74 @@ def annealed_log_partition(
         temperatures: J stages from the base to the target, at beta = (j / J)^2: closest where the base is far wider.
         moves: steps of the kernel at each stage.
     """
-    if temperatures < 1:
-        raise PolymodeError(f"temperatures={temperatures}, expected at least 1")
-    stages = (base, excess, kernel, temperatures, moves, generator)
-    sizes = _anneal(start(generator), step_size, None, *stages)[1]
-    log_w, _ = _anneal(start(generator), step_size, sizes, *stages)
-    top = log_w.max()
-    w = (log_w - top).exp()
-    mean = w.mean()
-    error = w.std() / math.sqrt(len(w)) / mean  # of log Z, by the delta method
-    return float(mean.log() + top), float(error)
+    path = _Path(base, excess, kernel, moves, generator)
+    betas = ais.temperatures(temperatures, 2.0)
+    sizes = path.tuned_sizes(start(generator), betas, step_size)
+    found = ais.forward(start(generator), betas, path.step(sizes))
+    return found.log_z, found.std_error
 
 
-def _anneal(
-    y: Tensor,
-    size: float,
-    sizes: Sequence[float] | None,
+def reverse_annealed_log_partition(
     base: Energy,
     excess: Energy,
+    start: Callable[[torch.Generator], Tensor],
+    samples: Tensor,
     kernel: Kernel,
+    *,
     temperatures: int,
-    moves: int,
+    step_size: float,
     generator: torch.Generator,
-) -> tuple[Tensor, list[float]]:
-    """(log weights (S,) float64, step sizes used); without `sizes` the step size is tuned on the way."""
-    used = []
-    log_w = torch.zeros(len(y), dtype=torch.float64, device=y.device)
-    for j in range(temperatures):
-        beta, before = ((j + 1) / temperatures) ** 2, (j / temperatures) ** 2
-        with torch.no_grad():
-            log_w = log_w - (beta - before) * excess(y).double()
-        used.append(size if sizes is None else sizes[j])
+    exact_starts: bool,
+    moves: int = 1,
+) -> ais.Annealed:
+    """The same ratio by annealing ``samples`` (S, F) of the target down to the base, see `ais.reverse`.
 
-        def at_beta(z: Tensor, beta: float = beta) -> Tensor:
-            return base(z) + beta * excess(z)
+    Step sizes are found by a run upwards from the base, as in `annealed_log_partition`.
+    """
+    path = _Path(base, excess, kernel, moves, generator)
+    betas = ais.temperatures(temperatures, 2.0)
+    sizes = path.tuned_sizes(start(generator), betas, step_size)
+    return ais.reverse(samples, betas, path.step(sizes), exact_starts=exact_starts)
 
-        y, rate = run(at_beta, y, kernel, steps=moves, step_size=used[-1], generator=generator)
-        size = tuned(size, rate, 0.3)
-    return log_w, used
+
+@dataclass(frozen=True)
+class _Path:
+    """Annealing between exp(-base) and exp(-base - excess) with a kernel whose step size depends on the stage."""
+
+    base: Energy
+    excess: Energy
+    kernel: Kernel
+    moves: int
+    generator: torch.Generator
+
+    def tuned_sizes(self, y: Tensor, betas: Tensor, size: float) -> dict[float, float]:
+        """The step size of every temperature, tuned on the way up from draws of the base."""
+        used: dict[float, float] = {}
+
+        def step(y: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
+            nonlocal size
+            used[end] = size
+            y, rate = self._moved(y, end, size)
+            size = tuned(size, rate, 0.3)
+            return torch.zeros(len(y), device=y.device), y
+
+        ais.anneal(y, betas, step)
+        return used
+
+    def step(self, sizes: dict[float, float]) -> ais.Step:
+        """A step of annealing at fixed sizes."""
+        nearest_base = sizes[min(sizes)]
+
+        def step(y: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                gain = (start - end) * self.excess(y).double()
+            # the base itself is met only on the way down, after the last weight
+            return gain, self._moved(y, end, sizes.get(end, nearest_base))[0]
+
+        return step
+
+    def _moved(self, y: Tensor, beta: float, size: float) -> tuple[Tensor, float]:
+        def at_beta(z: Tensor) -> Tensor:
+            return self.base(z) + beta * self.excess(z)
+
+        return run(at_beta, y, self.kernel, steps=self.moves, step_size=size, generator=self.generator)

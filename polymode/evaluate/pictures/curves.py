@@ -1,0 +1,62 @@
+"""Curves of a training run, and named points in a plane for a leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from polymode.evaluate.pictures.base import INK, MODEL, Panel, Picture, figure, png
+
+
+def curves(history: Sequence[dict[str, Any]]) -> Picture | None:
+    """Every numeric column of a run's log against its steps."""
+    beside = ("step", "epoch", "seconds", "time")
+    names = list(dict.fromkeys(k for row in history for k, v in row.items() if isinstance(v, int | float)))
+    names = [n for n in names if n not in beside][:8]
+    if len(history) < 2 or not names:
+        return None
+    at = "step" if all("step" in row for row in history) else ""
+    lines = {n: [(row[at] if at else i, row[n]) for i, row in enumerate(history) if n in row] for n in names}
+
+    def draw() -> bytes:
+        wide = min(4, len(lines))
+        tall = -(-len(lines) // wide)
+        drawn, axes = figure(2.6 * wide, 2.0 * tall, tall, wide)
+        for axis, (name, points) in zip(np.ravel(axes), lines.items()):
+            axis.plot(*zip(*points, strict=True), color=MODEL, linewidth=1.2)
+            axis.set_title(name, fontsize=8, color=INK)
+        for axis in np.ravel(axes)[len(lines) :]:
+            axis.set_visible(False)
+        return png(drawn)
+
+    return Picture("Learning curves", "As logged while training.", (Panel("by step" if at else "by row", draw),))
+
+
+def scatter(points: Sequence[tuple[str, float, float]], x_name: str, y_name: str, *, log_x: bool = False) -> bytes:
+    """Named points in a plane, for a leaderboard; positive values of y that differ by tens get a logarithmic axis."""
+    drawn, axes = figure(4.8, 4.2)
+    axes.scatter([p[1] for p in points], [p[2] for p in points], s=36, color=MODEL, linewidths=0)
+    ys = [p[2] for p in points]
+    if min(ys) > 0 and max(ys) > 30 * min(ys):
+        axes.set_yscale("log")
+    # points that share a place take turns on either side, so that their names do not cover one another
+    for i, (name, x, y) in enumerate(sorted(points, key=lambda p: p[2])):
+        right = i % 2 == 0
+        axes.annotate(
+            name, (x, y), textcoords="offset points", xytext=(6 if right else -6, 0), fontsize=8, color=INK,
+            ha="left" if right else "right", va="center",
+        )  # fmt: skip
+    if log_x:
+        from matplotlib.ticker import NullLocator, ScalarFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        ticks = sorted({float(f"{p[1]:.1g}") for p in points})
+        axes.set_xticks(ticks)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(0.2, 0.08)
+    axes.set_xlabel(x_name, fontsize=8, color=INK)
+    axes.set_ylabel(y_name, fontsize=8, color=INK)
+    return png(drawn)

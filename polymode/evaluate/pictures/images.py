@@ -1,0 +1,95 @@
+"""Pictures of images: samples beside data, the samples nearest to training rows, lines between codes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymode.core.model import GenerativeModel, HasLatents
+from polymode.core.spec import Spec
+from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.metrics.memorisation import neighbours
+from polymode.evaluate.pictures.base import GRID, Panel, Picture, need_matplotlib
+
+
+def grid(x: Tensor, spec: Spec, *, columns: int = 8) -> bytes:
+    """Images (N, C, H, W) in data space as one PNG, a transparent pixel between them."""
+    pixels = _to_bytes(x, spec)  # (N, H, W, 4)
+    n, h, w, _ = pixels.shape
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * (h + 1) - 1, columns * (w + 1) - 1, 4), dtype=np.uint8)
+    for i in range(n):
+        r, k = divmod(i, columns)
+        sheet[r * (h + 1) : r * (h + 1) + h, k * (w + 1) : k * (w + 1) + w] = pixels[i]
+    need_matplotlib()
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, sheet, format="png")
+    return file.getvalue()
+
+
+def _to_bytes(x: Tensor, spec: Spec) -> np.ndarray:
+    """(N, H, W, 4) uint8: one channel as grey, three as colour, of other counts the first."""
+    y = x.double()
+    if spec.levels is not None:
+        y = y / (spec.levels - 1)
+    else:
+        low, high = y.min(), y.max()
+        y = (y - low) / (high - low).clamp(min=1e-12)  # a constant image is black, not nan
+    y = y if y.shape[1] == 3 else y[:, :1].expand(-1, 3, -1, -1)
+    colour = (y.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    return np.concatenate([colour, np.full((*colour.shape[:3], 1), 255, dtype=np.uint8)], axis=-1)
+
+
+def _image_panel(label: str, x: Tensor, spec: Spec, columns: int = 8) -> Panel:
+    return Panel(label, lambda: grid(x, spec, columns=columns), pixels=True)
+
+
+def grids(c: Comparison) -> Picture:
+    """The first samples beside test images."""
+    spec = c.data.spec
+    rows = ", row by row under the same conditions" if c.condition is not None else ""
+    return Picture(
+        "Samples",
+        f"The first {min(GRID, len(c.samples))} samples, not chosen, beside test images{rows}.",
+        (_image_panel("samples", c.samples[:GRID], spec), _image_panel("real", c.reference.real[:GRID], spec)),
+    )
+
+
+def closest(c: Comparison) -> Picture:
+    """The samples nearest to training rows: copies show here first."""
+    distance, which = neighbours(c)
+    rows = distance.argsort()[:16]
+    spec = c.data.spec
+    return Picture(
+        "Nearest training images",
+        "The 16 samples that lie nearest to a training image, and that image. Equal pairs are copies.",
+        (
+            _image_panel("samples", c.samples[rows], spec),
+            _image_panel("nearest training images", c.reference.neighbours[which[rows]], spec),
+        ),
+    )
+
+
+def interpolation(c: Comparison) -> Picture:
+    """Straight lines between the codes of test images, six steps from left to right."""
+    model, steps, pairs = c.model, 8, min(6, len(c.reference.real) // 2)
+    assert isinstance(model, GenerativeModel)
+    assert isinstance(model, HasLatents)
+    condition = None if c.condition is None else c.condition[: 2 * pairs]
+    z = model.encode(c.reference.real[: 2 * pairs], condition)
+    left, right = z[:pairs, None], z[pairs:, None]
+    t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device).view(1, steps, *[1] * (z.dim() - 1))
+    codes = ((1 - t) * left + t * right).flatten(0, 1)  # (pairs * steps, Z)
+    along = None if condition is None else condition[:pairs].repeat_interleave(steps)
+    x = model.decode(codes, along).cpu()
+    return Picture(
+        "Between two images",
+        "Each row decodes the straight line between the codes of two test images"
+        + (", under the condition of the left one." if along is not None else "."),
+        (_image_panel("decoded", x, c.data.spec, steps),),
+    )

@@ -1,0 +1,61 @@
+"""Piano rolls of binary series: time from left to right, keys from low to high."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from polymode.core.spec import Spec
+from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.pictures.base import INK, MODEL, REAL, Panel, Picture, figure, png
+
+#: rolls on each side, and keys around those of the data
+ROLLS, AROUND = 4, 6
+
+
+def rolls(c: Comparison) -> Picture:
+    """The first samples beside test rows, over the keys that sound in the data and half an octave around."""
+    spec = c.data.spec
+    real, samples = c.reference.real[:ROLLS], c.samples[:ROLLS]
+    keys = c.reference.real.flatten(0, 1).any(0).nonzero()[:, 0].tolist() or [0, spec.shape[1] - 1]
+    # the frame follows the data: what a bad sample plays far away falls outside
+    low, high = max(0, keys[0] - AROUND), min(spec.shape[1] - 1, keys[-1] + AROUND)
+    about = "keys by time step; lines are the notes C" if "lowest_key" in spec.extra else "variables by time step"
+    return Picture(
+        "Samples",
+        f"The first {len(samples)} samples, not chosen, beside as many test rows: {about}. Both sides have one frame.",
+        (
+            Panel("samples", lambda: _draw(samples, spec, low, high, MODEL)),
+            Panel("real", lambda: _draw(real, spec, low, high, REAL)),
+        ),
+    )
+
+
+def _draw(x: Tensor, spec: Spec, low: int, high: int, colour: str) -> bytes:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
+    wide = min(2, len(x))
+    tall = -(-len(x) // wide)
+    drawn, axes = figure(2.5 * wide, 2.1 * tall, tall, wide)
+    for i, axis in enumerate(np.ravel(axes)):
+        if i >= len(x):
+            axis.set_visible(False)
+            continue
+        roll = x[i, :, low : high + 1].T.numpy()
+        axis.imshow(
+            np.ma.masked_equal(roll, 0), origin="lower", aspect="auto", interpolation="nearest",
+            cmap=ListedColormap([colour]), extent=(0, x.shape[1], low - 0.5, high + 0.5),
+        )  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if "lowest_key" in spec.extra:
+            _name_octaves(axis, int(spec.extra["lowest_key"]), low, high)
+    return png(drawn)
+
+
+def _name_octaves(axis, lowest: int, low: int, high: int) -> None:  # type: ignore[no-untyped-def]
+    """A tick and a line at every C; MIDI note 60 is C4."""
+    at = [k for k in range(low, high + 1) if (k + lowest) % 12 == 0]
+    axis.set_yticks(at, [f"C{(k + lowest) // 12 - 1}" for k in at])
+    for k in at:
+        axis.axhline(k, color=INK, linewidth=0.4, alpha=0.6)

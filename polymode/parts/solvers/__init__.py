@@ -1,0 +1,1 @@
+"""Integrators of ordinary differential equations, divergences, and densities carried along a flow."""
