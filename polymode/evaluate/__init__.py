@@ -7,8 +7,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from polymode.evaluate.collapse import Collapse, CollapseDetector, collapse_watcher
-from polymode.evaluate.dilution import Diluted
+from polymode.evaluate.diagnostics.collapse import Collapse, CollapseDetector, collapse_watcher
+from polymode.evaluate.diagnostics.dilution import Diluted
+from polymode.evaluate.diagnostics.sweep import Sweep, sweep_option
 from polymode.evaluate.evaluator import Evaluator, evaluate
 from polymode.evaluate.features import FeatureSpace, features_for
 from polymode.evaluate.joint import Difference
@@ -19,7 +20,6 @@ from polymode.evaluate.metrics import METRICS, Metric
 from polymode.evaluate.noise import Noise
 from polymode.evaluate.paired import Pair, compare_pair
 from polymode.evaluate.report import Report, Row, better_than_floor
-from polymode.evaluate.sweep import Sweep, sweep_option
 
 __all__ = [
     "METRICS", "Collapse", "CollapseDetector", "Difference", "Diluted", "Evaluator", "FeatureSpace", "Leaderboard",

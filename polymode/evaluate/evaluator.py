@@ -21,8 +21,8 @@ from polymode.core.likelihood import Likelihood
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Columns
 from polymode.data.dataset import DataSet
-from polymode.evaluate.collapse import CollapseDetector
 from polymode.evaluate.comparison import Comparison, Reference
+from polymode.evaluate.diagnostics.collapse import CollapseDetector
 from polymode.evaluate.features import features_for
 from polymode.evaluate.likelihood import Estimator, Scorer, split_for, split_words
 from polymode.evaluate.measurement import Measurement

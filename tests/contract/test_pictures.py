@@ -25,9 +25,9 @@ from polymode.data.readers.smiles import encode
 from polymode.evaluate import html
 from polymode.evaluate.comparison import Comparison, Reference
 from polymode.evaluate.features import FeatureSpace
+from polymode.evaluate.features.sound import amplitude
 from polymode.evaluate.pictures import Panel, Picture, grid, molecules, pictures_for, scatter
 from polymode.evaluate.pictures.sound import wav
-from polymode.evaluate.sound import amplitude
 
 pytest.importorskip("matplotlib")
 

@@ -17,7 +17,7 @@ from polymode.core.loss import Loss
 from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate import Evaluator, sweep_option
-from polymode.evaluate.sweep import area, area_interval
+from polymode.evaluate.diagnostics.sweep import area, area_interval
 from tests.zoo import Case
 
 

@@ -14,10 +14,10 @@ from polymode.core.spec import Binary, Levels, Real, Spec
 from polymode.data.dataset import DataSet, Split
 from polymode.data.readers.audio import encode, to_audio
 from polymode.evaluate import Evaluator, features_for
+from polymode.evaluate.features.sound import FLOOR, amplitude, frame_length, log_mel, mel_filters, power
 from polymode.evaluate.metrics import audio
 from polymode.evaluate.metrics.audio import cepstra, mcd, nearest_mcd, of_waveforms
 from polymode.evaluate.metrics.frechet import frechet
-from polymode.evaluate.sound import FLOOR, amplitude, frame_length, log_mel, mel_filters, power
 
 #: first bin and heights of librosa.filters.mel(sr=8000, n_fft=64, n_mels=6, htk=True, norm=None), librosa 0.11.0
 GOLDEN_MEL = [

@@ -18,9 +18,9 @@ from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLatents
 from polymode.core.rng import generator
 from polymode.data.dataset import DataSet, Split, split_randomly
 from polymode.evaluate import CollapseDetector, Diluted, Evaluator, Leaderboard, Noise, evaluate, log_likelihood
-from polymode.evaluate.canaries import Canaries, exposure, exposures, plant
-from polymode.evaluate.collapse import collapse_watcher
 from polymode.evaluate.comparison import Comparison, Reference
+from polymode.evaluate.diagnostics.canaries import Canaries, exposure, exposures, plant
+from polymode.evaluate.diagnostics.collapse import collapse_watcher
 from polymode.evaluate.features import features_for
 from polymode.evaluate.metrics import find, measure
 from polymode.evaluate.metrics.diversity import pair_sums, ratio

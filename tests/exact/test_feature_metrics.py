@@ -11,8 +11,8 @@ from torch import Tensor
 from polymode.core import spec as specs
 from polymode.core.errors import MissingPackageError, PolymodeError
 from polymode.core.rng import generator
-from polymode.evaluate import pretrained
 from polymode.evaluate.distances import Rows, in_balls, nearest_radii, tiles
+from polymode.evaluate.features import pretrained
 from polymode.evaluate.metrics import inception_score as scores
 from polymode.evaluate.metrics.frechet import Moments, frechet, with_intervals
 from polymode.evaluate.metrics.inception_score import ScoreSum, inception_score
@@ -135,9 +135,11 @@ def test_what_is_no_probability_is_refused(p: Tensor) -> None:
 
 
 # -- KID by subsets ------------------------------------------------------------------------------------------------
-def test_kid_by_subsets_is_the_paper_s_estimate() -> None:
+@pytest.mark.parametrize("subsets", [5, 30])  # each subset by itself, and all pairs of rows once
+def test_kid_by_subsets_is_the_paper_s_estimate(subsets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymode.evaluate.metrics.kid.tiles", lambda n: tiles(n, 16))
     x, y = normal(60, 8, 0), 1.2 * normal(70, 8, 1) + 0.3
-    of_x, of_y = (draw_subsets(n, subsets=5, size=20, generator=generator(n)) for n in (60, 70))
+    of_x, of_y = (draw_subsets(n, subsets=subsets, size=20, generator=generator(n)) for n in (60, 70))
     each = [kid(x[i], y[j])[0] for i, j in zip(of_x, of_y, strict=True)]
     mean, deviation = kid_by_subsets(x, y, of_real=of_x, of_samples=of_y)
     assert mean == pytest.approx(np.mean(each), rel=1e-4)

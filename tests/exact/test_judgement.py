@@ -12,8 +12,8 @@ from torch import Tensor
 
 from polymode.app.service.study.design import CHECK_NOISE, CHECK_REAL, Design, walk
 from polymode.core.errors import PolymodeError
-from polymode.evaluate.agreement import alpha, kappa, with_interval
-from polymode.evaluate.judgement import bradley_terry, log_likelihood, mean_opinion, win_shares
+from polymode.evaluate.human.agreement import alpha, kappa, with_interval
+from polymode.evaluate.human.judgement import bradley_terry, log_likelihood, mean_opinion, win_shares
 from polymode.evaluate.statistics import mean_interval, share_interval, student_quantile
 
 NAN = math.nan

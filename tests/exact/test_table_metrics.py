@@ -20,13 +20,13 @@ from polymode.data.dataset import DataSet, Split
 from polymode.evaluate import Evaluator
 from polymode.evaluate.comparison import Comparison, Reference
 from polymode.evaluate.features import features_for
-from polymode.evaluate.learner import learn
 from polymode.evaluate.metrics import find
 from polymode.evaluate.metrics import measure as run_metric
 from polymode.evaluate.metrics.privacy import closer_share, distance_ratio
 from polymode.evaluate.metrics.table_fidelity import associations, chance, distances
 from polymode.evaluate.metrics.tstr import scores, target_of
-from polymode.evaluate.smote import smote
+from polymode.evaluate.tables.learner import learn
+from polymode.evaluate.tables.smote import smote
 
 NUMBER = Numeric("number", -9.0, 9.0, 0.0, 1.0, missing=True)
 OTHER = Numeric("other", -9.0, 9.0, 0.0, 1.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from polymode.core import spec as specs
 from polymode.core.rng import generator
-from polymode.evaluate import pretrained
+from polymode.evaluate.features import pretrained
 from polymode.evaluate.metrics.frechet import frechet
 from polymode.evaluate.metrics.inception_score import inception_score
 from polymode.evaluate.metrics.kid import kid_by_subsets

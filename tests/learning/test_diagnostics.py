@@ -11,7 +11,7 @@ import polymode as pm
 from polymode.core.loss import Phase
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate import CollapseDetector, collapse_watcher, evaluate
-from polymode.evaluate.canaries import exposure, plant
+from polymode.evaluate.diagnostics.canaries import exposure, plant
 
 #: steps that make a healthy network of each set
 HEALTHY = {"8gaussians": 2000, "25gaussians": 2500, "digits": 1500}

@@ -17,7 +17,7 @@ from polymode.core import spec as specs
 from polymode.core.rng import generator
 from polymode.data.dataset import DataSet, split_randomly
 from polymode.evaluate import CollapseDetector, Noise
-from polymode.evaluate.canaries import CHANCE, Canaries, exposure
+from polymode.evaluate.diagnostics.canaries import CHANCE, Canaries, exposure
 from polymode.evaluate.metrics.diversity import ratio
 from polymode.evaluate.metrics.memorisation import cell_score
 from polymode.evaluate.metrics.ndb import different, divergence, divergence_interval

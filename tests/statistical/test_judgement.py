@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from polymode.core.rng import generator
-from polymode.evaluate.agreement import alpha, kappa, with_interval
-from polymode.evaluate.judgement import bradley_terry, mean_opinion
+from polymode.evaluate.human.agreement import alpha, kappa, with_interval
+from polymode.evaluate.human.judgement import bradley_terry, mean_opinion
 
 REPEATS, ENOUGH = 60, 54
 PLANTED = torch.tensor([1.2, 0.5, 0.0, -0.4, -1.3], dtype=torch.float64)

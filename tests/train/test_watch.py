@@ -11,7 +11,7 @@ import torch
 import polymode as pm
 from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
-from polymode.evaluate.collapse import collapse_watcher
+from polymode.evaluate.diagnostics.collapse import collapse_watcher
 from polymode.train.log import Event, read_history
 from tests.toys import blobs
 

@@ -64,7 +64,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
     if other is not None:
         report = report.with_section(_against(report, run, other, evaluator, request.device, notes))
     if swept is not None:
-        from polymode.evaluate.sweep import sweep_option
+        from polymode.evaluate.diagnostics.sweep import sweep_option
 
         report = report.with_section(sweep_option(evaluator, model, *swept, name=report.name).section())
     path = report.save(out)

@@ -88,7 +88,7 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
 
 
 def _watcher(name: str, data: DataSet, seed: int) -> Watcher:
-    from polymode.evaluate.collapse import collapse_watcher
+    from polymode.evaluate.diagnostics.collapse import collapse_watcher
 
     return {"collapse": collapse_watcher}[name](data, seed=seed)
 

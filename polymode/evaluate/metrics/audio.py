@@ -15,7 +15,7 @@ all recordings than they do to each other (on fsdd white noise has 4.1 dB and fr
 has is the value of real data (the ceiling). Recordings start together as they are in the data: a time shift counts as a
 difference. Asked for align="dtw", each pair is compared along the path of frames that costs least (Sakoe and Chiba
 1978, IEEE Trans. Acoustics 26, steps (1, 0), (0, 1) and (1, 1) of equal weight), as means along that path. How well
-a voice sounds it does not say: a mean opinion score needs listeners (`judgement`).
+a voice sounds it does not say: a mean opinion score needs listeners (`human.judgement`).
 The interval is Student's, over samples, given the recordings. Cost N M F K for F frames, F^2 with time warping.
 
 The Frechet audio distance of Kilgour et al. 2019, arXiv:1812.08466, is `frechet` in the feature space log-mel.
@@ -31,8 +31,8 @@ from torch import Tensor
 
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.spec import Spec
-from polymode.evaluate import sound
 from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.features import sound
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.statistics import mean_interval
 

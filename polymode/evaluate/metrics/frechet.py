@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from polymode.core.errors import PolymodeError
 from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.distances import tiles
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics import find
 from polymode.evaluate.statistics import GROUPS, check_features, jackknife, jackknife_groups
@@ -30,7 +30,9 @@ from polymode.evaluate.statistics import GROUPS, check_features, jackknife, jack
 #: above this many features an interval takes fewer refits, as each costs F^3
 CHEAP_DIMS = 128
 #: rows whose outer products are summed at once
-CHUNK = 2048
+CHUNK = 1024
+#: blocks of columns that a symmetric or triangular product is made in
+BLOCKS = 8
 
 
 class Moments:
@@ -73,9 +75,9 @@ class Moments:
             raise PolymodeError(f"rows of {batch.shape[1]} features came after rows of {len(self.origin)}")
         for part in batch.split(CHUNK):
             x = part.double() - self.origin
-            flat = x.numpy()
-            # numpy sees that both factors are one array and makes half of the symmetric product
-            self.second += torch.from_numpy(np.matmul(flat.T, flat))
+            for block in tiles(x.shape[1], max(64, x.shape[1] // BLOCKS)):
+                # right of the diagonal only: the product is symmetric
+                self.second[block, block.start :].addmm_(x[:, block].T, x[:, block.start :])
             total = x.sum(0)
             if not bool(total.isfinite().all()):
                 raise PolymodeError("features that are not finite (nan or infinite) came; look at the data or the net")
@@ -103,7 +105,8 @@ class Moments:
         """
         if self.n < 2:
             raise PolymodeError(f"a covariance needs at least 2 rows and there is {self.n}")
-        return (self.second - torch.outer(self.first, self.first / self.n)) / (self.n - 1)
+        upper = (self.second - torch.outer(self.first, self.first / self.n)).div_(self.n - 1).triu_()
+        return upper + upper.triu(1).T
 
 
 def frechet(real: Tensor | Moments, samples: Tensor | Moments) -> float:
@@ -116,8 +119,22 @@ def frechet(real: Tensor | Moments, samples: Tensor | Moments) -> float:
     if failed:  # a feature that never varies, or varies with others only
         values, vectors = torch.linalg.eigh(s1)
         root = vectors * values.clamp(min=0.0).sqrt()  # (F, F), s1 = root root^T
-    cross = torch.linalg.eigvalsh(root.T @ s2 @ root).clamp(min=0.0).sqrt().sum()
+        product = root.T @ s2 @ root
+    else:
+        product = _congruent(root, s2)
+    cross = torch.linalg.eigvalsh(product).clamp(min=0.0).sqrt().sum()
     return float((a.mean - b.mean).square().sum() + s1.trace() + s2.trace() - 2 * cross)
+
+
+def _congruent(root: Tensor, s: Tensor) -> Tensor:
+    """The lower half of L^T S L for a lower triangle L, without the products by its zeros."""
+    half, product = torch.empty_like(s), torch.zeros_like(s)
+    blocks = list(tiles(len(s), max(64, len(s) // BLOCKS)))
+    for b in blocks:
+        half[:, b] = s[:, b.start :] @ root[b.start :, b]
+    for b in blocks:
+        product[b, : b.stop] = root[b.start :, b].T @ half[b.start :, : b.stop]
+    return product
 
 
 Interval = tuple[float, float, float]

@@ -15,12 +15,12 @@ it may be slightly negative, and it works from tens of rows. Cost N^2 F.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from polymode.core.errors import PolymodeError
 from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.distances import tiles
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.statistics import mmd_squared
 
@@ -38,29 +38,47 @@ def kid_by_subsets(real: Tensor, samples: Tensor, *, of_real: Tensor, of_samples
         real, samples: features (N, F) and (M, F).
         of_real, of_samples: the rows of each subset, (subsets, size); see `draw_subsets`.
     """
-    size = of_real.shape[1]
-    found = []
-    for i, j in zip(of_real, of_samples, strict=True):
-        x, y = real[i].float(), samples[j].float()
-        (xx, yy), xy = (_sum_of_pairs(v) for v in (x, y)), _sum(x @ y.T, real.shape[1])
-        found.append((xx + yy) / (size * (size - 1)) - 2 * xy / size**2)
-    values = torch.stack(found)
+    subsets, size = of_real.shape
+    if (len(real) + len(samples)) ** 2 <= subsets * (2 * size) ** 2:
+        # subsets overlap so much that all pairs once are fewer
+        x, y = real.float(), samples.float()
+        values = _values(x, y, _members(of_real, len(x)), _members(of_samples, len(y)), size)
+    else:
+        one = torch.ones(size, 1)
+        pairs = zip(of_real, of_samples, strict=True)
+        values = torch.cat([_values(real[i].float(), samples[j].float(), one, one, size) for i, j in pairs])
     return float(values.mean()), float(values.std(correction=0))
 
 
-def _sum_of_pairs(x: Tensor) -> Tensor:
-    """The sum of k - 1 over pairs of different rows (N, F)."""
-    flat = x.numpy()
-    # numpy sees that both factors are one array and makes half of the symmetric product
-    products = torch.from_numpy(np.matmul(flat, flat.T))
-    own = products.diagonal().double() / x.shape[1]
-    return _sum(products, x.shape[1]) - (own * (3 + own * (3 + own))).sum()
+def _members(subsets: Tensor, n: int) -> Tensor:
+    """(n, S): 1 where a row belongs to a subset."""
+    return torch.zeros(n, len(subsets)).scatter_(0, subsets.T, 1.0)
 
 
-def _sum(products: Tensor, dims: int) -> Tensor:
-    """The sum of k - 1 = g (3 + g (3 + g)), which keeps what differs; g = x . y / F, overwritten."""
-    g = products.div_(dims)
-    return (g + 3).mul_(g).add_(3).mul_(g).sum(dtype=torch.float64)
+def _values(x: Tensor, y: Tensor, of_x: Tensor, of_y: Tensor, size: int) -> Tensor:
+    """The estimate (S,) of each subset of rows of x (N, F) and y (M, F); members (N, S) and (M, S)."""
+    within = _pair_sums(x, x, of_x, of_x, same=True) + _pair_sums(y, y, of_y, of_y, same=True)
+    return within / (size * (size - 1)) - 2 * _pair_sums(x, y, of_x, of_y, same=False) / size**2
+
+
+def _pair_sums(x: Tensor, y: Tensor, of_x: Tensor, of_y: Tensor, *, same: bool) -> Tensor:
+    """The sums (S,) over pairs of a subset of k - 1 = g (3 + g (3 + g)), g = x . y / F, which keeps what differs.
+
+    Within one set pairs of different rows are meant, and each pair of tiles is made once.
+    """
+    total = torch.zeros(of_x.shape[1], dtype=torch.float64)
+    for a in tiles(len(x)):
+        for b in tiles(len(y)):
+            if same and b.start < a.start:
+                continue
+            g = (x[a] @ y[b].T).div_(x.shape[1])
+            k = (g + 3).mul_(g).add_(3).mul_(g)
+            found = ((k @ of_y[b]) * of_x[a]).sum(0, dtype=torch.float64)
+            total += 2 * found if same and a.start < b.start else found
+    if same:
+        own = x.double().square().sum(1) / x.shape[1]
+        total -= (own * (3 + own * (3 + own))) @ of_x.double()
+    return total
 
 
 def draw_subsets(n: int, *, subsets: int = 100, size: int = 1000, generator: torch.Generator) -> Tensor:

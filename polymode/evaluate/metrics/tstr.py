@@ -1,12 +1,12 @@
 """Train on synthetic, test on real: how much of what a table says about one column its samples still say.
 
 Esteban, Hyland and Rätsch 2017, arXiv:1706.02633 (TSTR); for tables, Xu et al. 2019, arXiv:1907.00503. One
-learner (`evaluate.learner`) is trained three times on as many rows, and tested on the same real ones:
+learner (`evaluate.tables.learner`) is trained three times on as many rows, and tested on the same real ones:
 
     TSTR    on samples of the model
     TRTR    on real training rows: what a perfect model reaches
-    SMOTE   on rows interpolated between training rows (`evaluate.smote`): what no learning at all reaches; it gives the
-            training rows away, so look at privacy before it wins
+    SMOTE   on rows interpolated between training rows (`evaluate.tables.smote`): what no learning at all reaches; it
+            gives the training rows away, so look at privacy before it wins
 
 A class is scored by macro-F1 (the mean of 2 TP / (2 TP + FP + FN) over the classes that occur; not the F1 of one class
 of two, which is another scale), accuracy and, of two classes, the area under the ROC curve; a number by R². The target
@@ -33,10 +33,10 @@ from polymode.core.spec import Categorical, Column, Columns, Spec
 from polymode.data.dataset import DataSet
 from polymode.evaluate.comparison import TRAIN_ROWS, Comparison
 from polymode.evaluate.features import FeatureSpace
-from polymode.evaluate.learner import LEARNER, learn
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics.memorisation import plain_space
-from polymode.evaluate.smote import smote
+from polymode.evaluate.tables.learner import LEARNER, learn
+from polymode.evaluate.tables.smote import smote
 
 #: resamples of the test rows
 RESAMPLES = 200

@@ -11,11 +11,11 @@ from typing import Any
 from polymode.core.model import HasLatents
 from polymode.core.spec import Binary, Columns
 from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.features.sound import is_audible
 from polymode.evaluate.pictures import images, molecules, music, series, sound, text, vectors
 from polymode.evaluate.pictures.base import GRID, INK, MODEL, MULTIPLES, POINTS, REAL, Panel, Picture
 from polymode.evaluate.pictures.curves import curves, scatter
 from polymode.evaluate.pictures.images import grid
-from polymode.evaluate.sound import is_audible
 
 __all__ = [
     "GRID", "INK", "MODEL", "MULTIPLES", "POINTS", "REAL", "Panel", "Picture", "grid", "pictures_for", "scatter",

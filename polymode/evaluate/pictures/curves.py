@@ -35,12 +35,15 @@ def curves(history: Sequence[dict[str, Any]]) -> Picture | None:
 
 
 def scatter(points: Sequence[tuple[str, float, float]], x_name: str, y_name: str, *, log_x: bool = False) -> bytes:
-    """Named points in a plane, for a leaderboard; positive values of y that differ by tens get a logarithmic axis."""
+    """Named points in a plane, for a leaderboard; values of y that differ by tens get a logarithmic axis."""
     drawn, axes = figure(4.8, 4.2)
     axes.scatter([p[1] for p in points], [p[2] for p in points], s=36, color=MODEL, linewidths=0)
     ys = [p[2] for p in points]
+    middle = sorted(map(abs, ys))[len(ys) // 2]
     if min(ys) > 0 and max(ys) > 30 * min(ys):
         axes.set_yscale("log")
+    elif max(ys) > 10 * middle > 0:
+        axes.set_yscale("symlog", linthresh=middle / 2)  # unbiased distances may be below zero
     # points that share a place take turns on either side, so that their names do not cover one another
     for i, (name, x, y) in enumerate(sorted(points, key=lambda p: p[2])):
         right = i % 2 == 0

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.features.sound import amplitude, power, rate_of
 from polymode.evaluate.pictures.base import INK, Panel, Picture, figure, png
-from polymode.evaluate.sound import amplitude, power, rate_of
 
 #: recordings on each side, and the most samples of one that are played
 CLIPS, LONGEST = 4, 1 << 18

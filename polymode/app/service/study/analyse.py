@@ -90,7 +90,7 @@ def _pairs(answers: Rows, names: list[str]) -> dict[str, Any]:
     """Strengths, shares of wins, agreement."""
     import torch
 
-    from polymode.evaluate.judgement import bradley_terry, win_shares
+    from polymode.evaluate.human.judgement import bradley_terry, win_shares
     from polymode.evaluate.statistics import share_interval
 
     at = {name: i for i, name in enumerate(names)}
@@ -145,7 +145,7 @@ def _opinion(answers: Rows, names: list[str]) -> dict[str, Any]:
     """Mean opinion scores, agreement."""
     import torch
 
-    from polymode.evaluate.judgement import mean_opinion
+    from polymode.evaluate.human.judgement import mean_opinion
 
     who = {code: r for r, code in enumerate(dict.fromkeys(a["code"] for a in answers))}
     items = []
@@ -168,7 +168,7 @@ def _agreement(
     """Fleiss' kappa and Krippendorff's alpha over units, each with an interval or the sentence why not."""
     from functools import partial
 
-    from polymode.evaluate.agreement import alpha, kappa, with_interval
+    from polymode.evaluate.human.agreement import alpha, kappa, with_interval
 
     ratings = _matrix(answers, value)
     found = []

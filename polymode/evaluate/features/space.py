@@ -26,7 +26,7 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.rng import generator
 from polymode.core.spec import Columns, Tokens
 from polymode.data.dataset import DataSet
-from polymode.evaluate import feature_nets, pretrained, sound
+from polymode.evaluate.features import nets, pretrained, sound
 from polymode.parts.features import Features
 
 #: training rows that scales are measured on
@@ -131,16 +131,16 @@ def _raw(data: DataSet) -> FeatureSpace:
 
 
 def _cnn(data: DataSet, seed: int) -> FeatureSpace:
-    net, accuracy = feature_nets.classifier(data, seed)
+    net, accuracy = nets.classifier(data, seed)
     held_out = f"held-out accuracy {100 * accuracy:.1f} %"
     return FeatureSpace(
-        f"{data.name}-cnn", net, feature_nets.WIDTH, f"classifier trained on the training split, {held_out}",
+        f"{data.name}-cnn", net, nets.WIDTH, f"classifier trained on the training split, {held_out}",
         lambda x: net.logits(x).softmax(1),
     )  # fmt: skip
 
 
 def _random_conv(data: DataSet) -> FeatureSpace:
-    net = feature_nets.random_net(data.spec, _some_train(data))
+    net = nets.random_net(data.spec, _some_train(data))
     return FeatureSpace("random-conv", net, net.dim, "convolutions of fixed random weights")
 
 

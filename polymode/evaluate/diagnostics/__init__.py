@@ -1,0 +1,1 @@
+"""What is wrong with a model: collapse, memorisation, likelihood without quality, quality without diversity."""

@@ -1,0 +1,1 @@
+"""What people say: strengths from pairs, opinion scores, agreement between raters."""

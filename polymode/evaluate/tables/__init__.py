@@ -1,0 +1,1 @@
+"""What metrics of tables are made with: the one learner, and rows interpolated without any learning."""
