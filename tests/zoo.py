@@ -39,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "made": {"hidden": (24, 24), "components": 3},
     "gru": {"embed": 8, "hidden": 16},
+    "gpt": {"width": 16, "layers": 2, "heads": 2},
     "realnvp": {"layers": 3, "hidden": (16, 16)},
     "vae": {"latent_dims": 3, "hidden": (32,)},
 }

@@ -16,7 +16,7 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.model import GenerativeModel
 from polymode.parts.nn.masked import MaskedMLP, spread_degrees
-from polymode.parts.samplers.autoregressive import draw, keep_top_k, keep_top_p, restrict
+from polymode.parts.samplers.autoregressive import draw, keep_min_p, keep_top_k, keep_top_p, restrict
 from tests.zoo import SPECS, data
 
 BITS = specs.Spec("vector", (6,), specs.Binary())
@@ -38,10 +38,12 @@ VARIANTS = {
     "gru": ("gru", {"embed": 8, "hidden": 16}),
     "gru, two layers": ("gru", {"embed": 8, "hidden": 16, "layers": 2, "dropout": 0.5}),
     "lstm": ("gru", {"embed": 8, "hidden": 16, "cell": "lstm"}),
+    "gpt": ("gpt", {"width": 16, "layers": 2, "heads": 2}),
+    "gpt, one layer and head": ("gpt", {"width": 8, "layers": 1, "heads": 1, "dropout": 0.5}),
 }
 over_variants = pytest.mark.parametrize("variant", VARIANTS)
 over_made = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith("made")])
-over_gru = pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.startswith("made")])
+over_sequences = pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.startswith("made")])
 over_specs = pytest.mark.parametrize("spec", MIXED.values(), ids=MIXED.keys())
 
 
@@ -132,7 +134,7 @@ def test_parameters_depend_on_earlier_dimensions_only(variant: str, spec: specs.
     assert by_rank[-1, 0]
 
 
-@over_gru
+@over_sequences
 def test_logits_depend_on_earlier_symbols_only(variant: str):
     spec = specs.tokens(5, 3)
     model = wild(variant, spec)
@@ -203,7 +205,7 @@ def test_heads_of_single_dimensions_are_the_whole_head():
                 torch.testing.assert_close(part.features(own), model.features(x)[:, model.features.owner == d])
 
 
-def naive_gru(model: pm.GRU, n: int, condition: Condition | None, seed: int, **options) -> Tensor:
+def naive_sequence(model: pm.GRU | pm.GPT, n: int, condition: Condition | None, seed: int, **options) -> Tensor:
     """Sampling that reads the whole prefix again for every symbol."""
     g = torch.Generator().manual_seed(seed)
     x = torch.zeros(n, *model.spec.shape, dtype=model.spec.dtype)
@@ -212,18 +214,18 @@ def naive_gru(model: pm.GRU, n: int, condition: Condition | None, seed: int, **o
     return x
 
 
-@over_gru
+@over_sequences
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5, "top_k": 2}, {"top_p": 0.8}], ids=str)
 def test_carried_state_is_reading_the_prefix_again(variant: str, options: dict):
     for spec in (specs.tokens(7, 3), specs.image(1, 2, 4, levels=5)):
         model = wild(variant, spec, ConditionSpec(vector=2))
         condition = Condition(vector=torch.randn(9, 2, generator=torch.Generator().manual_seed(0)))
         with torch.no_grad():
-            slow = naive_gru(model, 9, condition, seed=4, **options)
+            slow = naive_sequence(model, 9, condition, seed=4, **options)
         assert torch.equal(model.sample(condition=condition, seed=4, **options), slow)
 
 
-@over_gru
+@over_sequences
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.3, "top_k": 2, "top_p": 0.9}], ids=["plain", "cut"])
 @pytest.mark.parametrize("given", [0, 3, 7])
 def test_a_sample_comes_with_its_log_probability(variant: str, options: dict, given: int):
@@ -291,7 +293,15 @@ def test_temperature_sharpens_and_options_combine():
     assert set(draw(many, rng.generator(0)).tolist()) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}], ids=str)
+def test_min_p_keeps_what_is_likely_beside_the_likeliest():
+    for p, counts in ((0.0, [4, 4]), (0.3, [3, 1]), (0.39, [3, 1]), (0.41, [1, 1]), (1.0, [1, 1])):
+        assert keep_min_p(LOGITS, p).isfinite().sum(1).tolist() == counts, p
+    assert restrict(LOGITS, 1.0, min_p=0.3).isfinite().sum(1).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": 2.0}], ids=str
+)
 def test_senseless_decoding_is_refused(options: dict):
     with pytest.raises(PolymodeError, match=next(iter(options))):
         wild("gru", specs.tokens(4, 3)).sample(1, seed=0, **options)
@@ -305,6 +315,9 @@ def test_senseless_decoding_is_refused(options: dict):
         ("gru", {"cell": "rnn"}),
         ("gru", {"positions": "yes"}),
         ("gru", {"dropout": 1.0}),
+        ("gpt", {"dropout": 1.0}),
+        ("gpt", {"width": 10, "heads": 4}),
+        ("gpt", {"layers": 0}),
     ],
     ids=str,
 )

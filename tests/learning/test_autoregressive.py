@@ -1,4 +1,4 @@
-"""MADE and GRU on data of known entropy: what they learn must come within a stated gap of it."""
+"""MADE, GRU and GPT on data of known entropy: what they learn must come within a stated gap of it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def chain_nats(x: Tensor) -> Tensor:
     [
         ("gru", {"embed": 16, "hidden": 32}),
         ("gru", {"embed": 16, "hidden": 32, "cell": "lstm"}),
+        ("gpt", {"width": 32, "layers": 2, "heads": 2}),
         ("made", {"hidden": (128,)}),
         ("made", {"hidden": (128,), "order": "random"}),
     ],
@@ -60,6 +61,22 @@ def test_eight_gaussians_are_learned_to_their_entropy():
     nearest = torch.cdist(draws, data.modes).min(1)
     assert (torch.bincount(nearest.indices, minlength=8) > 150).all()  # 250 expected
     assert (nearest.values < 4 * 0.2).float().mean() > 0.95
+
+
+@pytest.mark.slow
+def test_a_transformer_copies_exactly():
+    """Vaswani et al.'s ability in its smallest form: 32 symbols, then the same again; chance is 10^-32."""
+
+    def rows(n: int, seed: int) -> Tensor:
+        first = torch.randint(10, (n, 32), generator=torch.Generator().manual_seed(seed))
+        return torch.cat([first, first], 1)
+
+    data = DataSet("copies", specs.tokens(64, 10), Split(rows(50_000, 0)), Split(rows(500, 1)), Split(rows(500, 2)))
+    model = pm.create("gpt", data.spec, seed=0, width=64, layers=2, heads=4)
+    pm.fit(model, data, minutes=2, seed=0)
+    test = data.test.x[:200]
+    found = model.sample(prefix=test[:, :32], temperature=0.0, seed=0)
+    assert torch.equal(found, test)
 
 
 @pytest.mark.slow

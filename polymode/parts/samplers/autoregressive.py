@@ -4,12 +4,15 @@
     top_k: only the k likeliest tokens (Fan, Lewis and Dauphin 2018, arXiv:1805.04833, section 5.1)
     top_p: only the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020, arXiv:1904.09751,
         eq. 2 and 3)
+    min_p: only tokens with at least min_p times the probability of the likeliest (Nguyen et al. 2025, arXiv:2407.01082)
 
 :func:`restrict` applies them in that order, :func:`draw` draws from the result. Excluded tokens get a logit of minus
 infinity.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +22,9 @@ from polymode.core import rng
 from polymode.core.errors import PolymodeError
 
 
-def check_options(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:
+def check_options(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+) -> None:
     """Raise PolymodeError unless the decoding options make sense."""
     if not temperature >= 0:
         raise PolymodeError(f"temperature={temperature}: expected at least 0 (0 takes the likeliest, 1 draws plainly)")
@@ -27,6 +32,8 @@ def check_options(temperature: float = 1.0, top_k: int | None = None, top_p: flo
         raise PolymodeError(f"top_k={top_k}: expected at least 1 token to choose from")
     if top_p is not None and not 0 < top_p <= 1:
         raise PolymodeError(f"top_p={top_p}: expected a probability above 0 and up to 1")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise PolymodeError(f"min_p={min_p}: expected a share from 0 to 1 of the likeliest token's probability")
 
 
 def keep_top_k(logits: Float[Tensor, "*B K"], k: int) -> Float[Tensor, "*B K"]:
@@ -45,16 +52,28 @@ def keep_top_p(logits: Float[Tensor, "*B K"], p: float) -> Float[Tensor, "*B K"]
     return torch.full_like(logits, -torch.inf).scatter(-1, order, kept)
 
 
+def keep_min_p(logits: Float[Tensor, "*B K"], p: float) -> Float[Tensor, "*B K"]:
+    """The logits of tokens whose probability is at least p times that of the likeliest, which always stays."""
+    least = logits.amax(-1, keepdim=True) + (math.log(p) if p > 0 else -math.inf)
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
 def restrict(
-    logits: Float[Tensor, "*B K"], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    logits: Float[Tensor, "*B K"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Float[Tensor, "*B K"]:
-    """Logits after temperature, top_k and top_p; temperature 0 keeps the likeliest token only."""
+    """Logits after temperature, top_k, top_p and min_p; temperature 0 keeps the likeliest token only."""
     if temperature == 0:
         return keep_top_k(logits, 1)
     logits = logits / temperature
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
-    return logits if top_p is None or top_p == 1 else keep_top_p(logits, top_p)
+    if top_p is not None and top_p < 1:
+        logits = keep_top_p(logits, top_p)
+    return logits if min_p is None else keep_min_p(logits, min_p)
 
 
 def draw(
@@ -64,6 +83,7 @@ def draw(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Int[Tensor, "*B"]:
     """One token a row; one uniform is used a row whatever the options."""
-    return rng.categorical(restrict(logits, temperature, top_k, top_p), generator)
+    return rng.categorical(restrict(logits, temperature, top_k, top_p, min_p), generator)
