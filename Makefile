@@ -1,12 +1,14 @@
 # `make demo` and `make test` do all their own set-up: they need Python 3.11 or newer, pip and make, nothing else.
 PYTHON ?= python3
 BIN = .venv/bin
+# at least one model of every family
+DEMO = gaussian,histogram,gmm,kde,made,gru,vae,gan,realnvp,ddpm,ebm,rbm
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check test-slow test-golden bench lint clean
 
 demo: .venv/.demo  ## compare one model of every family on handwritten digits; report in runs/demo/report.html
-	$(BIN)/polymode compare digits --models all --minutes 0.25 --out runs/demo --fresh
+	$(BIN)/polymode compare digits --models $(DEMO) --minutes 0.25 --out runs/demo --fresh
 
 test: lint .venv/.dev  ## lint, types, architecture, documentation and the default suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -20,7 +22,7 @@ test-golden: .venv/.bench  ## numbers against peers, with all of them installed
 	$(BIN)/python -m pytest tests/golden tests/exact -m '' -rs
 
 bench: .venv/.bench  ## ratios against peers, side by side in one process; wants a quiet machine
-	for script in vae rbm flows diffusion metrics; do $(BIN)/python -m benchmarks.$$script || exit; done
+	for script in vae rbm flows diffusion metrics gpt sampling; do $(BIN)/python -m benchmarks.$$script || exit; done
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ SPECS: dict[str, specs.Spec] = {
     "series/binary": specs.Spec("series", (2, 2), specs.Binary()),
     "tokens": specs.tokens(4, 3),
     "grid/tokens": specs.Spec("grid", (2, 2), specs.Tokens(3)),
+    "waveform/levels": specs.Spec("waveform", (6,), specs.Levels(4), {"sample_rate": 8000}),
     "table": specs.table(COLUMNS),
 }
 #: constructor arguments that make a model small; a model without a row here is tested with its defaults
@@ -38,9 +39,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm": {"widths": (16, 16), "likelihood_steps": 8},
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "made": {"hidden": (24, 24), "components": 3},
+    "nade": {"hidden": 16},
     "gru": {"embed": 8, "hidden": 16},
     "gpt": {"width": 16, "layers": 2, "heads": 2},
+    "pixelcnn": {"width": 12, "layers": 3, "first_kernel": 3},
     "realnvp": {"layers": 3, "hidden": (16, 16)},
+    "wavenet": {"channels": 8, "skip": 8, "layers": 2},
     "vae": {"latent_dims": 3, "hidden": (32,)},
 }
 CONDITIONS: dict[str, ConditionSpec] = {

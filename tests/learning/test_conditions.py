@@ -11,22 +11,28 @@ from polymode.data.dataset import DataSet, Split
 from tests.zoo import CONDITIONAL, CONDITIONS, SMALL, SPECS, Case, over
 
 #: what small networks need beyond their defaults to read the condition in 400 steps
-TRAINING: dict[str, dict] = {"made": {"learning_rate": 4e-3}, "vae": {"learning_rate": 4e-3}, "gan": {"steps": 800}}
+TRAINING: dict[str, dict] = {
+    "made": {"learning_rate": 4e-3}, "vae": {"learning_rate": 4e-3}, "gan": {"steps": 800},
+    "fvsbn": {"learning_rate": 4e-2}, "wavenet": {"learning_rate": 1e-2},
+}  # fmt: skip
 
 
 def two_classes(signature: str, kind: str, n: int, seed: int) -> Split:
     """Data whose class is plain to see, and a condition that says the class (among noise)."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(2, (n,), generator=g)
+    spec = SPECS[signature]
+    d = spec.num_dims
     match signature:
         case "vector/real":
             x = 0.4 * torch.randn(n, 2, generator=g) + torch.stack([4.0 * y - 2, torch.zeros(n)], 1)
-        case "vector/binary":
-            clean = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])[y]
-            x = (clean ^ (torch.rand(n, 4, generator=g) < 0.05)).to(torch.uint8)
+        case "vector/binary" | "image/binary":
+            clean = (torch.arange(d) < d // 2) != (y[:, None] == 1)  # the first half is on, or the second
+            x = (clean ^ (torch.rand(n, d, generator=g) < 0.05)).to(torch.uint8)
         case _:
-            noise = torch.randint(3, (n, 4), generator=g)
-            x = torch.where(torch.rand(n, 4, generator=g) < 0.1, noise, 2 * y[:, None])
+            noise = torch.randint(3, (n, d), generator=g)
+            x = torch.where(torch.rand(n, d, generator=g) < 0.1, noise, 2 * y[:, None]).to(spec.dtype)
+    x = x.view(n, *spec.shape)
     match kind:
         case "label":
             condition = Condition(label=y)
@@ -44,10 +50,11 @@ def class_of(signature: str, x: torch.Tensor) -> torch.Tensor:
     match signature:
         case "vector/real":
             return (x[:, 0] > 0).long()
-        case "vector/binary":
-            return (x[:, 2:].sum(1) > x[:, :2].sum(1)).long()
+        case "vector/binary" | "image/binary":
+            x = x.flatten(1)
+            return (x[:, x.shape[1] // 2 :].sum(1) > x[:, : x.shape[1] // 2].sum(1)).long()
         case _:
-            return (x.float().mean(1) > 1).long()
+            return (x.float().flatten(1).mean(1) > 1).long()
 
 
 @over(CONDITIONAL)

@@ -1,4 +1,4 @@
-"""Commands on a trained run: sample, evaluate."""
+"""Commands on a trained run: sample, generate, evaluate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polymode.app.cli.look import Json
 from polymode.app.cli.options import DATA, takes
 from polymode.app.cli.train import Quiet
 from polymode.app.service import arguments
-from polymode.app.service.schemas import DataOptions, EvaluateRequest, SampleRequest, make
+from polymode.app.service.schemas import DataOptions, EvaluateRequest, GenerateRequest, SampleRequest, make
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a folder that polymode fit wrote")]
 Settings = Annotated[
@@ -59,6 +59,36 @@ def sample(
             ("seed", result.seed), ("seconds", f"{result.seconds:.2f}"), ("licence of the data", result.licence),
         ]
     )  # fmt: skip
+
+
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="what the text begins with")] = "",
+    length: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="symbols after the prompt (default: to the window's end)")
+    ] = None,
+    n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="how many texts")] = "1",
+    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="repeats a text; a new one by default")] = None,
+    label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
+    settings: Settings = [],  # noqa: B006
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Continue a text. For example: polymode generate runs/plays --prompt "ROMEO:" --length 300"""
+    asked = {
+        "run": run, "prompt": prompt, "length": length, "n": n, "seed": seed, "label": label,
+        "options": arguments.pairs(settings, "--set"), "device": device,
+    }  # fmt: skip
+    request = make(GenerateRequest, asked, _flag)
+    from polymode.app.service.generate import generate as draw
+
+    found = draw(request)
+    if json:
+        show.as_json(found)
+        return
+    print("\n\n".join(text["generated_text"] for text in found["texts"]))
+    if seed is None:
+        show.complain(f"--seed {found['seed']} repeats this")
 
 
 @takes(DATA)

@@ -137,6 +137,19 @@ class SampleRequest(Schema):
     licence: str | None = None
 
 
+class GenerateRequest(Schema):
+    """What `generate` is asked; `length` counts symbols after the prompt."""
+
+    run: str
+    prompt: str = ""
+    length: int | None = Field(None, gt=0)
+    n: int = Field(1, gt=0)
+    seed: int | None = Field(None, ge=0)
+    label: str | None = None
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+
+
 class SampleResult(Schema):
     """What `sample` answers; the seed repeats the draw."""
 

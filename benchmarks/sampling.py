@@ -1,0 +1,90 @@
+"""Sampling with what each layer still needs against reading everything again for each symbol.
+
+wavenet: 9 layers, 32 channels, 256 levels, one waveform; pixelcnn: 6 gated layers of 32 channels, 16 binary images of
+28x28. The naive loop is timed on steps spread evenly over the datum, whose mean stands for all, as it would take
+minutes; that it draws the same symbols is asserted first. Rounds alternate; 2 threads.
+
+    python -m benchmarks.sampling
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import polymode as pm
+from benchmarks._side_by_side import measurement, save
+from polymode.core import rng
+from polymode.core import spec as specs
+from polymode.parts.samplers.autoregressive import draw
+
+THREADS, ROUNDS, TIMED = 2, 3, 20
+Step = Callable[[Tensor, int, torch.Generator], None]
+
+
+def wavenet(length: int) -> tuple[pm.WaveNet, Step, int]:
+    model = pm.create("wavenet", specs.Spec("waveform", (length,), specs.Levels(256)), seed=0).eval()
+
+    def step(x: Tensor, t: int, g: torch.Generator) -> None:
+        inputs = torch.cat([torch.full((len(x), 1), 256), x[:, :t].long()], 1)
+        x[:, t] = draw(model.run(inputs, 0, None, None)[0][:, -1], g).to(x.dtype)
+
+    return model, step, 1
+
+
+def pixelcnn() -> tuple[pm.PixelCNN, Step, int]:
+    model = pm.create("pixelcnn", specs.image(1, 28, 28, levels=2), seed=0).eval()
+
+    def step(x: Tensor, t: int, g: torch.Generator) -> None:
+        params = model.params(x).view(len(x), 784, -1)[:, t]
+        x.view(len(x), -1)[:, t] = model.dimension.head.sample(params, g)[:, 0]
+
+    return model, step, 16
+
+
+def ratio(model: pm.WaveNet | pm.PixelCNN, step: Step, n: int) -> list[float]:
+    """How many times as long the naive loop takes, by round."""
+    d = model.spec.num_dims
+    found = []
+    with torch.no_grad():
+        for turn in range(ROUNDS + 1):
+            begun = time.perf_counter()
+            cached = model.sample(n, seed=0)
+            quick, x, g = time.perf_counter() - begun, cached.clone(), rng.generator(0)
+            if turn == 0:  # the first steps are the same draws
+                x.zero_()
+                for t in range(TIMED):
+                    step(x, t, g)
+                assert torch.equal(x.flatten(1)[:, :TIMED], cached.flatten(1)[:, :TIMED])
+                continue
+            begun = time.perf_counter()
+            for i in range(TIMED):
+                step(x, (2 * i + 1) * d // (2 * TIMED), g)
+            found.append((time.perf_counter() - begun) / TIMED * d / quick)
+    return sorted(found)
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    contests = {
+        "wavenet, 2000 samples": wavenet(2000), "wavenet, 8000 samples": wavenet(8000),
+        "pixelcnn, 16 images of 28x28": pixelcnn(),
+    }  # fmt: skip
+    entries = []
+    for what, contest in contests.items():
+        each = ratio(*contest)
+        middle = each[len(each) // 2]
+        print(f"{what}: the naive loop takes {middle:.0f} times as long ({each[0]:.0f} to {each[-1]:.0f})", flush=True)
+        entries.append(
+            measurement("bench_sampling", what.split(",")[0], f"time of {what}, naive loop / cached", middle,
+                        f"float32, {THREADS} threads, {TIMED} steps of the naive loop timed", n=ROUNDS, least=each[0],
+                        most=each[-1])
+        )  # fmt: skip
+    save("bench_sampling", entries)
+
+
+if __name__ == "__main__":
+    main()

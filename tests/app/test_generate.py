@@ -1,0 +1,81 @@
+"""Continuing texts: spelling, windows, prompts that can't be, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import polymode as pm
+from polymode.app.cli.main import main
+from polymode.core import spec as specs
+from polymode.core.errors import DataError, PolymodeError
+from polymode.tasks.text import continue_text, decode, encode
+
+LETTERS = specs.tokens(8, ("", "a", "b", "ab", "\n"))
+
+
+def test_the_longest_spelling_comes_first_and_comes_back():
+    ids = encode("aabb\n", LETTERS)
+    assert ids.tolist() == [1, 3, 2, 4]
+    assert decode(ids, LETTERS) == "aabb\n"
+    assert encode("", LETTERS).tolist() == []
+    with pytest.raises(DataError, match="'x', character 3"):
+        encode("abx", LETTERS)
+    with pytest.raises(DataError, match="has no spelling"):
+        encode("a", specs.tokens(8, 3))
+
+
+@pytest.mark.parametrize("name", ["gru", "gpt", "wavenet"])
+def test_a_text_goes_on_beyond_the_window(name: str):
+    spec = specs.tokens(8, tuple("abc"))
+    model = pm.create(name, spec, seed=0)
+    short = continue_text(model, "abc", seed=0)[0]
+    assert len(short) == 8
+    assert short.startswith("abc")
+    texts = continue_text(model, "abc", length=30, n=3, seed=1)
+    assert [len(t) for t in texts] == [33] * 3
+    assert all(t.startswith("abc") for t in texts)
+    assert texts == continue_text(model, "abc", length=30, n=3, seed=1)
+    assert texts != continue_text(model, "abc", length=30, n=3, seed=2)
+    assert len(continue_text(model, length=5, seed=0)[0]) == 5
+    # the likeliest continuation of the last half of a window is the model's own
+    greedy = continue_text(model, "ab", length=12, temperature=0.0, seed=0)[0]
+    again = model.sample(prefix=encode(greedy[4:8], spec), temperature=0.0, seed=5)[0]
+    assert greedy[8:12] == decode(again[4:8], spec)
+
+
+def test_what_can_not_be_continued_is_told():
+    model = pm.create("gru", specs.tokens(8, tuple("abc")), seed=0)
+    with pytest.raises(DataError, match="8 symbols and the model sees 8"):
+        continue_text(model, "abcabcab")
+    with pytest.raises(PolymodeError, match="length=0"):
+        continue_text(model, length=0)
+    with pytest.raises(PolymodeError, match="prefix"):
+        continue_text(pm.create("histogram", specs.tokens(8, tuple("abc")), seed=0), "a", seed=0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "rhyme.txt").write_text("one two three four\n" * 200, encoding="utf-8")
+    words = ["fit", str(folder / "rhyme.txt"), "--model", "gpt", "--steps", "400", "--no-report", "--quiet"]
+    small = ["--set", "width=32", "--set", "layers=1", "--data-option", "length=24", "--out", str(folder / "run")]
+    assert main([*words, *small]) == 0
+    return folder / "run"
+
+
+def test_the_command_continues_a_learned_text(run: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["generate", str(run), "--prompt", "one two", "--length", "40", "--set", "temperature=0.2", "--seed", "3"]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    text = found["texts"][0]["generated_text"]
+    assert text.startswith("one two")
+    assert "three four" in text
+    assert main(words) == 0
+    assert text in capsys.readouterr().out
+    for wrong, sentence in ((["--prompt", "ONE"], "'O', character 1"), (["--set", "temprature=1"], "temperature")):
+        assert main(["generate", str(run), *wrong]) == 2
+        assert sentence in capsys.readouterr().err
