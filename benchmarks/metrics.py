@@ -11,17 +11,15 @@ the numbers are equal.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import resource
 import sys
-import types
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
 
+from benchmarks._peers import clean_fid_distance, torch_fidelity
 from benchmarks._side_by_side import alternate, measurement, ratios, save
 from polymode.evaluate.metrics.frechet import frechet
 from polymode.evaluate.metrics.kid import kid_by_subsets
@@ -37,39 +35,15 @@ def features() -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def fidelity() -> dict[str, Any]:
-    """torch-fidelity's functions on features, with an empty stand-in where torchvision is absent."""
-    if importlib.util.find_spec("torchvision") is None:
-        for name in ("torchvision", "torchvision.datasets", "torchvision.transforms"):
-            sys.modules[name] = types.ModuleType(name)
-        functional = sys.modules["torchvision.transforms.functional"] = types.ModuleType("functional")
-        sys.modules["torchvision.transforms"].functional = functional  # type: ignore[attr-defined]
-        for name in ("CIFAR10", "CIFAR100", "STL10"):
-            setattr(sys.modules["torchvision.datasets"], name, type(name, (), {}))
-    return {n: importlib.import_module(f"torch_fidelity.metric_{n}") for n in ("fid", "kid")}
-
-
-def clean_fid() -> Any:
-    """clean-fid's distance alone; its module downloads and imports torchvision."""
-    from scipy import linalg
-
-    def sqrtm(matrix: np.ndarray, disp: bool = True) -> Any:
-        return linalg.sqrtm(matrix) if disp else (linalg.sqrtm(matrix), 0.0)
-
-    spec = importlib.util.find_spec("cleanfid")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    text = Path(spec.submodule_search_locations[0], "fid.py").read_text(encoding="utf-8")
-    start = text.index("def frechet_distance(")
-    names: dict[str, Any] = {"np": np, "linalg": types.SimpleNamespace(sqrtm=sqrtm)}
-    exec(compile(text[start : text.index('"""', start)], "cleanfid/fid.py", "exec"), names)
-    return names["frechet_distance"]
-
-
 def main() -> None:
     torch.set_num_threads(THREADS)
+    with torch_fidelity() as peer:
+        measure(peer)
+
+
+def measure(peer: dict[str, ModuleType]) -> None:
     x, y = features()
-    peer, distance = fidelity(), clean_fid()
+    distance = clean_fid_distance()
     draws = np.random.RandomState(SEED)
     rows = [[draws.choice(ROWS, SIZE, replace=False) for _ in "xy"] for _ in range(SUBSETS)]
     of_x, of_y = (torch.tensor(np.array([pair[i] for pair in rows])) for i in (0, 1))

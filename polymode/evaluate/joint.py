@@ -20,19 +20,18 @@ from torch import Tensor
 from polymode.core.errors import PolymodeError
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Better, none_if_nan
-from polymode.evaluate.metrics.frechet import CHEAP_DIMS, frechet
-from polymode.evaluate.metrics.memorisation import copying, neighbours, plain_space, train_features
+from polymode.evaluate.metrics import find
+from polymode.evaluate.metrics.frechet import frechet, most_groups
+from polymode.evaluate.metrics.memorisation import copying, neighbours, test_neighbours
 from polymode.evaluate.metrics.mmd import bandwidth, gaussian_kernel
 from polymode.evaluate.metrics.prdc import prdc
 from polymode.evaluate.metrics.sliced_wasserstein import directions, squared_distance
-from polymode.evaluate.statistics import GROUPS, jackknife, jackknife_groups, nearest, student_quantile
+from polymode.evaluate.statistics import GROUPS, jackknife, jackknife_groups, null_variance, student_quantile
 
 Verdict = Literal["better", "worse", "higher", "lower", "not told apart", "not compared"]
 Kernel = Callable[[Tensor, Tensor], Tensor]
 #: rows of the real side and of samples -> the value of every name
 Statistic = Callable[[Tensor, Tensor], dict[str, float]]
-#: rows that the spread between equal distributions is measured on
-NULL_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,9 @@ def unbiased_mmd(kernel: Kernel, x: Tensor, y: Tensor) -> float:
 
 def _kernel_sides(name: str, kernel: Kernel, a: Comparison, b: Comparison) -> Sides:
     real, one, other = (v.double() for v in (a.real_features, a.features, b.features))
-    gram = kernel(real[:NULL_ROWS], real[:NULL_ROWS])
-    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    size, n = len(gram), len(real)
-    off = float(centred.square().sum() - centred.diagonal().square().sum()) / (size * (size - 1))
-    null = math.sqrt(off * sum(2 / (m * (m - 1)) + 4 / (n * m) for m in (len(one), len(other))))
+    # the part of the real side is in both and falls out
+    factor = sum(2 / (m * (m - 1)) + 4 / (len(real) * m) for m in (len(one), len(other)))
+    null = math.sqrt(factor * null_variance(kernel, real))
     better: dict[str, Better] = {name: "lower"}
     return Sides(real, one, other, lambda x, y: {name: unbiased_mmd(kernel, x, y)}, better, floor=null)
 
@@ -174,10 +171,10 @@ def _mmd(a: Comparison, b: Comparison) -> Sides:
 
 def _frechet(a: Comparison, b: Comparison) -> Sides:
     dims, n = a.reference.space.dim, min(a.n, b.n)
-    groups = GROUPS if dims <= CHEAP_DIMS else 5
+    groups = most_groups(dims)
     if n - math.ceil(n / jackknife_groups(n, groups)) <= dims:
         raise PolymodeError(f"a Frechet distance in {dims} features needs more rows than the {n} there are; use kid")
-    name = {"image": "FID", "waveform": "FAD"}.get(a.data.spec.kind, "Frechet")
+    name = find("frechet").title_for(a.data.spec.kind)
     better: dict[str, Better] = {name: "lower"}
     return Sides(a.real_features, a.features, b.features, lambda x, y: {name: frechet(x, y)}, better, groups)
 
@@ -206,9 +203,8 @@ def _sliced(a: Comparison, b: Comparison) -> Sides:
 
 
 def _copying(a: Comparison, b: Comparison) -> Sides:
-    real = nearest(plain_space(a)(a.reference.real).float(), train_features(a), 1)[0][:, 0]
     return Sides(
-        real,
+        test_neighbours(a),
         neighbours(a)[0],
         neighbours(b)[0],
         lambda x, y: {"memorisation": copying(y, x)[0]},

@@ -157,22 +157,23 @@ def mmd_squared(
     left = [s.sum() - s.sum(0) - s.sum(1) + s.diagonal() for s in (xx, yy, xy)]
     without = combine(*left, (n - n_g).double(), (m - m_g).double())
     value, low, _ = jackknife(whole, without, correct=False)
-    spread = _null_deviation(kernel(x[:NULL_ROWS], x[:NULL_ROWS]), len(x), len(y))
-    half = max(value - low, student_quantile(groups - 1) * spread)
+    n_x, n_y = len(x), len(y)
+    factor = 2 / (n_x * (n_x - 1)) + 2 / (n_y * (n_y - 1)) + 4 / (n_x * n_y)
+    half = max(value - low, student_quantile(groups - 1) * math.sqrt(factor * null_variance(kernel, x)))
     return value, value - half, value + half
 
 
-def _null_deviation(gram: Tensor, n: int, m: int) -> float:
-    """The standard deviation of the unbiased MMD^2 where both sides are equal in law.
+def null_variance(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
+    """E[k_c(x, x')^2] of rows (N, F), k_c the kernel with its means taken off.
 
-    There the first-order part of its variance vanishes and the jackknife, which rests on it, is too small whenever the
-    value happens to be. What is left is (2 / n(n-1) + 2 / m(m-1) + 4 / nm) E[k_c(x, x')^2], k_c the kernel with its
-    means taken off (Gretton et al. 2012, appendix B.1).
+    Where both sides are equal in law the first-order part of the variance of the unbiased MMD^2 vanishes, and the
+    jackknife, which rests on it, is too small whenever the value happens to be. What is left is this number times
+    2 / n(n-1) + 2 / m(m-1) + 4 / nm (Gretton et al. 2012, appendix B.1).
     """
+    gram = kernel(x[:NULL_ROWS], x[:NULL_ROWS])
     centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
     off = centred.square().sum() - centred.diagonal().square().sum()
-    size = len(gram)
-    return math.sqrt(float(off) / (size * (size - 1)) * (2 / (n * (n - 1)) + 2 / (m * (m - 1)) + 4 / (n * m)))
+    return float(off) / (len(gram) * (len(gram) - 1))
 
 
 def nearest(queries: Tensor, keys: Tensor, k: int, *, chunk: int = 1 << 22) -> tuple[Tensor, Tensor]:

@@ -529,7 +529,8 @@ def test_a_clear_preference_is_found(capsys, tmp_path):
     assert found["left_out"] == []
     top = found["matrix"][0]["against"]["run 2"]
     assert top["share"] == pytest.approx((4 * 4 + 8 / 2) / 24)
-    assert found["agreement"][0]["value"] is not None
+    # two of six raters tie on every pair: P = (4 * 3 + 2 * 1) / 30, chance (2/3)^2 + (1/3)^2, kappa = (P - c) / (1 - c)
+    assert found["agreement"][0]["value"] == pytest.approx((14 / 30 - 5 / 9) / (1 - 5 / 9))
     assert main(["study", "analyse", str(path)]) == 0
     printed = capsys.readouterr().out
     for words in ("Bradley-Terry, ties as half wins", "preferred over", "Fleiss' kappa", "left out   nobody", "Wilson"):

@@ -2,16 +2,11 @@
 
     pip install --no-deps torch-fidelity clean-fid prdc tqdm
 
-torch-fidelity imports torchvision, which has no build for every torch; where it is absent an empty module stands in
-for it, as the functions compared here take features and need nothing of it.
+`benchmarks/_peers.py` says how they are loaded.
 """
 
-import importlib
 import importlib.util
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -19,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks._peers import clean_fid_distance, torch_fidelity
 from polymode.core import spec as specs
 from polymode.core.rng import generator
 from polymode.evaluate.features import pretrained
@@ -34,21 +30,8 @@ SEED = 2020
 def fidelity() -> Iterator[dict[str, ModuleType]]:
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed")
-    names = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
-    added = [] if importlib.util.find_spec("torchvision") else list(names)
-    for name in added:
-        module = types.ModuleType(name)
-        module.__spec__ = importlib.util.spec_from_loader(name, None)
-        sys.modules[name] = module
-    for dataset in ("CIFAR10", "CIFAR100", "STL10") if added else ():
-        setattr(sys.modules["torchvision.datasets"], dataset, type(dataset, (), {}))
-    if added:
-        sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
-        sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]
-        sys.modules["torchvision"].datasets = sys.modules["torchvision.datasets"]
-    yield {n: importlib.import_module(f"torch_fidelity.metric_{n}") for n in ("fid", "kid", "isc", "prc")}
-    for name in [*added, *(n for n in sys.modules if n.split(".")[0] == "torch_fidelity")]:
-        sys.modules.pop(name, None)
+    with torch_fidelity() as modules:
+        yield modules
 
 
 def features() -> tuple[Tensor, Tensor]:
@@ -70,22 +53,9 @@ def test_fid(fidelity) -> None:
 def test_fid_of_clean_fid() -> None:
     if importlib.util.find_spec("cleanfid") is None:
         pytest.skip("clean-fid is not installed")
-    source = importlib.util.find_spec("cleanfid").submodule_search_locations[0] + "/fid.py"
-    # its module imports torchvision and downloads; the distance alone needs neither
-    text = Path(source).read_text(encoding="utf-8")
-    start = text.index("def frechet_distance(")
-    from scipy import linalg
-
-    # scipy 1.18 drops `disp`, which the function passes
-    def sqrtm(matrix: np.ndarray, disp: bool = True) -> object:
-        root = linalg.sqrtm(matrix)
-        return root if disp else (root, 0.0)
-
-    names = {"np": np, "linalg": types.SimpleNamespace(sqrtm=sqrtm)}
-    exec(compile(text[start : text.index('"""', start)], source, "exec"), names)
     x, y = features()
     statistics = [v for f in (x.numpy(), y.numpy()) for v in (f.mean(0), np.cov(f, rowvar=False))]
-    assert frechet(x, y) == pytest.approx(float(names["frechet_distance"](*statistics)), rel=1e-6)
+    assert frechet(x, y) == pytest.approx(float(clean_fid_distance()(*statistics)), rel=1e-6)
 
 
 def test_kid(fidelity) -> None:

@@ -8,7 +8,8 @@ shown to nobody, and rank the place of a planted one among all of them by the mo
 
 A canary that was never learned has a rank that is uniform, hence an exposure of about 1/ln 2 = 1.44 bits on average,
 whatever the model; log2 |R| is the most that |R| references can show. Nothing that a model learns about the data helps
-it here, as canaries are noise: only repeating them does.
+it here, as canaries are noise: only repeating them does. That is a trace of single rows and no verdict of overfitting:
+noise is an outlier, and a model that generalises may learn outliers early, so compare models at equal training.
 
 `plant` makes the data set, `exposure` the numbers. Canaries are drawn from independent noise over the data's range
 (`Noise`): uniform on lattices and for tokens, normal for reals. The score is the exact log-likelihood, else its bound,

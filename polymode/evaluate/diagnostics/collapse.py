@@ -216,9 +216,8 @@ def lost_modes(c: Comparison) -> int:
         good = distance[:, 0] <= modes.WITHIN * deviation
         return torch.bincount(which[good, 0], minlength=len(centres))
 
-    real = c.reference.real.flatten(1).double()
-    deviation = float(c.data.extra.get("sigma") or modes.mode_deviation(real, centres))
-    of_real, of_samples = counts(real), counts(c.samples)
+    deviation = modes.deviation_of(c)
+    of_real, of_samples = counts(c.reference.real), counts(c.samples)
     n, m = int(of_real.sum()), int(of_samples.sum())
     if m == 0:
         return 0  # nothing lies near any mode: that is no loss of some of them

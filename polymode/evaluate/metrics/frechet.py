@@ -137,6 +137,11 @@ def _congruent(root: Tensor, s: Tensor) -> Tensor:
     return product
 
 
+def most_groups(dims: int) -> int:
+    """Groups of the jackknife, each of which costs a distance."""
+    return GROUPS if dims <= CHEAP_DIMS else 5
+
+
 Interval = tuple[float, float, float]
 
 
@@ -146,7 +151,7 @@ def with_intervals(real: Tensor, samples: Tensor) -> tuple[Interval, Interval]:
     Both by the jackknife over disjoint groups of both sides; the extrapolation takes the bias of order 1/n off.
     """
     check_features(least=4, data=real, samples=samples)  # two rows are left without either of two groups
-    groups = jackknife_groups(min(len(real), len(samples)), GROUPS if real.shape[1] <= CHEAP_DIMS else 5)
+    groups = jackknife_groups(min(len(real), len(samples)), most_groups(real.shape[1]))
     origin = real.double().mean(0)
     of = [[Moments.of(v[g::groups], origin) for g in range(groups)] for v in (real, samples)]
     whole = [Moments.of(v, origin) for v in (real, samples)]

@@ -122,6 +122,11 @@ def neighbours(c: Comparison) -> tuple[Tensor, Tensor]:
     return c.cached("neighbours", find)
 
 
+def test_neighbours(c: Comparison) -> Tensor:
+    """The distance of each test row to its nearest training row, (n,)."""
+    return c.reference.cached("test neighbours", lambda: nearest(plain_real(c).float(), train_features(c), 1)[0][:, 0])
+
+
 def plain_space(c: Comparison) -> FeatureSpace:
     """Distances between data as they are; for tokens between their bigrams."""
     from polymode.evaluate.features import features_for
@@ -147,9 +152,7 @@ def train_features(c: Comparison) -> Tensor:
 
 def measure(c: Comparison) -> list[Measurement]:
     """The row of the report; see the module."""
-    of_test = c.reference.cached(
-        "test neighbours", lambda: nearest(plain_real(c).float(), train_features(c), 1)[0][:, 0]
-    )
+    of_test = test_neighbours(c)
     of_samples, which = neighbours(c)
     value, low, high = copying(of_samples, of_test)
     among = f"among {len(c.reference.neighbours)} training rows, distances in {plain_space(c).name} features"

@@ -32,7 +32,7 @@ from polymode.data.dataset import Split
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.metrics.gap import train_likelihood
-from polymode.evaluate.metrics.memorisation import neighbours, plain_space, train_features
+from polymode.evaluate.metrics.memorisation import neighbours, plain_samples, plain_space, test_neighbours
 from polymode.evaluate.statistics import auroc, nearest, share_interval
 
 RESAMPLES = 500
@@ -78,9 +78,7 @@ def measure(c: Comparison) -> list[Measurement]:
 
 def _ratio(c: Comparison) -> Measurement:
     # the key is that of `memorisation`, which looks for the same neighbours
-    of_test = c.reference.cached(
-        "test neighbours", lambda: nearest(plain_space(c)(c.reference.real).float(), train_features(c), 1)[0][:, 0]
-    )
+    of_test = test_neighbours(c)
     try:
         found = distance_ratio(neighbours(c)[0], of_test, generator=c.generator("dcr"))
     except PolymodeError as error:  # the other two questions can still be asked
@@ -98,7 +96,7 @@ def _closer(c: Comparison) -> Measurement:
         return c.reference.cached(f"privacy {name}", lambda: space(split.take(size, c.generator(name))[0]).float())
 
     train, holdout = rows(c.data.train, "train"), rows(c.data.test, "holdout")
-    samples = c.cached("plain features", lambda: space(c.samples).float())
+    samples = plain_samples(c).float()
     (to_train, in_train), (to_holdout, in_holdout) = (nearest(samples, real, 1) for real in (train, holdout))
     row = torch.where(to_train <= to_holdout, in_train, size + in_holdout)[:, 0]
     found = closer_share(to_train[:, 0], to_holdout[:, 0], row)
@@ -112,7 +110,7 @@ def _closer(c: Comparison) -> Measurement:
 def _membership(c: Comparison) -> list[Measurement]:
     """Both attackers; the second needs a likelihood."""
     space = plain_space(c)
-    samples = c.cached("plain features", lambda: space(c.samples).float())
+    samples = plain_samples(c).float()
     scores = [
         -nearest(c.reference.cached(f"privacy {name}", lambda x=x: space(x).float()), samples, 1)[0][:, 0]
         for name, x in (("members", c.reference.train), ("others", c.reference.real))

@@ -30,7 +30,7 @@ from polymode.core.model import GenerativeModel, HasLogProb
 from polymode.core.spec import Spec
 from polymode.models.autoregressive._blocks import Dimension, one_dimension
 from polymode.parts.distributions.heads import head_for
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.masked import MaskedMLP
 from polymode.parts.nn.mlp import Activation
@@ -41,7 +41,7 @@ Order = Literal["natural", "random"]
 MOST_DIRECT_WEIGHTS = 2**24
 
 
-class MADE(GenerativeModel, HasLogProb):
+class MADE(Conditioned, GenerativeModel, HasLogProb):
     """A masked autoencoder with a head for any data.
 
     Args:
@@ -102,10 +102,6 @@ class MADE(GenerativeModel, HasLogProb):
         self.dimensions = nn.ModuleList(
             Dimension(Features(s), head_for(s, components=components, levels_as=levels_as)) for s in places
         )
-
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
 
     def params(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Head parameters (B, P) of data (B, *shape); those of a dimension depend on earlier dimensions only."""

@@ -38,7 +38,7 @@ from polymode.core.model import GenerativeModel, HasLogProb
 from polymode.core.spec import Spec
 from polymode.models.autoregressive._blocks import Dimension, one_dimension
 from polymode.parts.distributions.heads import head_for
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.masked_conv import GATE_GAIN, Mask, MaskedConv2d, PixelSteps, RowSteps, gate, spread_groups
 from polymode.parts.samplers.autoregressive import check_options
@@ -224,7 +224,7 @@ class NetworkSteps:
         self.pixels.put(column, pixel)
 
 
-class PixelCNN(GenerativeModel, HasLogProb):
+class PixelCNN(Conditioned, GenerativeModel, HasLogProb):
     """A convolutional autoregressive model of images.
 
     Args:
@@ -271,10 +271,6 @@ class PixelCNN(GenerativeModel, HasLogProb):
         )  # fmt: skip
         with torch.no_grad():
             self.network.last.bias.copy_(self.dimension.head.initial().repeat(colours))
-
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
 
     # -- likelihood ------------------------------------------------------------------------------------------------
     def params(self, x: Tensor, condition: Condition | None = None) -> Tensor:

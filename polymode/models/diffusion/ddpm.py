@@ -40,7 +40,7 @@ from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import Denoises, GenerativeModel, HasBound, HasScore
 from polymode.core.spec import Columns, Spec
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.nn.time import TimeMLP
 from polymode.parts.nn.unet import UNet
 from polymode.parts.processes import gaussian as process
@@ -54,7 +54,7 @@ STRETCHES, RATE = 100, 0.02
 NARROWEST = 0.6
 
 
-class DDPM(GenerativeModel, HasBound, HasScore, Denoises, flow.HasProbabilityFlow):
+class DDPM(Conditioned, GenerativeModel, HasBound, HasScore, Denoises, flow.HasProbabilityFlow):
     """A denoising diffusion model for vectors, images and tables.
 
     Args:
@@ -118,10 +118,6 @@ class DDPM(GenerativeModel, HasBound, HasScore, Denoises, flow.HasProbabilityFlo
         self.register_buffer("error", torch.ones(STRETCHES))
 
     # -- the network -----------------------------------------------------------------------------------------------
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
-
     def predict(self, xt: Tensor, k: Tensor, context: Tensor | None) -> Tensor:
         """The network's prediction for xt (B, F) at steps k (B,)."""
         t = k.to(xt.dtype) / self.process.steps

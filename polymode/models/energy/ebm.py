@@ -41,7 +41,7 @@ from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel, HasEnergy
 from polymode.core.spec import Spec
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.mlp import MLP, Activation
 from polymode.parts.samplers import ais, langevin
@@ -56,7 +56,7 @@ FEW_DIMS = 8
 LARGEST_STEP = 10.0
 
 
-class EBM(GenerativeModel, HasEnergy, ais.HasReverseAIS):
+class EBM(Conditioned, GenerativeModel, HasEnergy, ais.HasReverseAIS):
     """An energy-based model with a perceptron energy, trained by persistent Langevin chains.
 
     Args:
@@ -122,10 +122,6 @@ class EBM(GenerativeModel, HasEnergy, ais.HasReverseAIS):
         self.register_buffer("step_size", torch.tensor(max(0.5, 2 / (levels - 1)) if self.lattice else 0.5))
 
     # -- the energy ------------------------------------------------------------------------------------------------
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
-
     def excess(self, y: Tensor, context: Tensor | None) -> Tensor:
         """f(y), (B,): the energy above that of the base."""
         if self.waves:

@@ -40,7 +40,7 @@ from polymode.parts.bijections.base import Bijection, Chain
 from polymode.parts.bijections.coupling import Couplings
 from polymode.parts.bijections.multiscale import MultiScale, most_scales
 from polymode.parts.dequantized import DequantizedDensity
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.nn.mlp import MLP, Activation
 from polymode.parts.nn.resnet import ResNet
 
@@ -48,7 +48,7 @@ from polymode.parts.nn.resnet import ResNet
 PERMUTATION_SEED = 1605
 
 
-class RealNVP(DequantizedDensity, HasLatents):
+class RealNVP(Conditioned, DequantizedDensity, HasLatents):
     """A flow of affine couplings: perceptrons on vectors and tables, multi-scale convolutions on images.
 
     Args:
@@ -114,10 +114,6 @@ class RealNVP(DequantizedDensity, HasLatents):
         elif width:
             steps.append(ContextAffine(1, width))
         self.flow = Chain(steps)
-
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
 
     def to_base(
         self, y: Float[Tensor, "B D"], condition: Condition | None = None

@@ -31,12 +31,12 @@ from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel, HasBound, HasLatents
 from polymode.core.spec import Spec
 from polymode.parts.distributions.heads import head_for
-from polymode.parts.encoders.condition import encoder_for
+from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.mlp import MLP, Activation
 
 
-class VAE(GenerativeModel, HasBound, HasLatents):
+class VAE(Conditioned, GenerativeModel, HasBound, HasLatents):
     """A variational autoencoder with perceptron networks and a head for any data.
 
     Args:
@@ -80,10 +80,6 @@ class VAE(GenerativeModel, HasBound, HasLatents):
         self.decoder = MLP(latent_dims, self.head.num_params, hidden[::-1], context_features=width, act=activation)
         with torch.no_grad():
             self.decoder.last.bias.copy_(self.head.initial())
-
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
 
     def posterior(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """(mu, log sigma) of q(z | x), (B, Z) each."""

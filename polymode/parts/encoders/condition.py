@@ -46,3 +46,13 @@ class ConditionEncoder(nn.Module):
 def encoder_for(spec: ConditionSpec | None, width: int) -> tuple[ConditionEncoder | None, int]:
     """(encoder, its width), or (None, 0) for an unconditional model."""
     return (None, 0) if spec is None else (ConditionEncoder(spec, width), width)
+
+
+class Conditioned:
+    """A model that turns its condition into a vector by `condition_encoder`, None for an unconditional one."""
+
+    condition_encoder: nn.Module | None
+
+    def context(self, condition: Condition | None) -> Tensor | None:
+        """The condition's vector (B, W), or None."""
+        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
