@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from polymode.app.service import records
 
 RESULTS = Path(__file__).parents[1] / "results"
 PEERS = ("torch", "numpy", "zuko", "nflows", "normflows", "pythae", "diffusers", "scikit-learn")
@@ -56,10 +53,9 @@ def measurement(recipe: str, model: str, metric: str, value: float, protocol: st
         "seeds": [0],
         "reference": None,
         "command": f"python -m benchmarks.{Path(sys.argv[0]).stem}",
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.python_implementation()} "
-        f"{platform.python_version()}",
-        "versions": versions(),
-        "commit": commit(),
+        "hardware": records.hardware(),
+        "versions": records.versions(PEERS),
+        "commit": records.commit(),
         **more,
     }
 
@@ -78,26 +74,4 @@ def write_results(recipe: str, metric: str, seconds: dict[str, list[float]], *, 
 
 def save(recipe: str, entries: list[dict[str, Any]]) -> None:
     """Write results/<recipe>.json."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{recipe}.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what is measured."""
-    found = {}
-    for name in PEERS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The commit that was measured, with a mark where files differ from it."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    records.save(RESULTS / f"{recipe}.json", entries)

@@ -61,11 +61,40 @@ def results_page() -> str:
         "Generated from `results/*.json` by `python docs/generate.py`; nothing here is typed.",
         "",
     ]
-    for path in sorted((ROOT / "results").glob("*.json")):
-        measurements = json.loads(path.read_text(encoding="utf-8"))
+    files = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "results").glob("*.json"))}
+    recipes = [m for name, rows in files.items() if not name.startswith("bench_") for m in rows]
+    lines += [
+        "## Recipes",
+        "",
+        "What `polymode reproduce RECIPE` obtained: value ± standard error, over n rows or samples, one seed each.",
+        "",
+        "| recipe | data | metric | split | value | n | to reach | published | seconds, on | protocol |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for m in recipes:
+        spread = f" ± {m['std_error']:.2g}" if m["std_error"] else ""
+        value = "-" if m["value"] is None else f"{m['value']:.4g}{spread}"
+        aim = "-" if m["aim"] is None else f"{'≤' if m['better'] == 'lower' else '≥'} {m['aim']:g}"
+        if m["reached"] is not None:
+            aim += " (reached)" if m["reached"] else " (not reached)"
+        reference = m["reference"]
+        published = "-" if reference["value"] is None else f"{reference['value']:g} ({reference['source']})"
+        cells = m["recipe"], m["data"], m["metric"], m["split"], value, str(m["n"]), aim, published
+        cells += f"{m['seconds']:.0f} s, {m['hardware']}", m["protocol"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Validation loss of those that did not reach their number, over the seconds of training:", ""]
+    for m in recipes:
+        if curve := m.get("curve") if m["reached"] is False else None:
+            every = max(1, len(curve) // 8)
+            shown = [*curve[::every], curve[-1]] if (len(curve) - 1) % every else curve[::every]
+            lines.append(f"- {m['recipe']}: {', '.join(f'{loss:.4g} at {seconds:.0f} s' for seconds, loss in shown)}")
+    lines.append("")
+    for name, measurements in files.items():
+        if not name.startswith("bench_"):
+            continue
         first = measurements[0]
         lines += [
-            f"## {path.stem}",
+            f"## {name}",
             "",
             f"`{first['command']}` on {first['hardware']}; {versions(first)}",
             "",

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from polymode.data.dataset import DataSet, Split
     from polymode.evaluate import log_likelihood
     from polymode.evaluate.evaluator import evaluate
+    from polymode.interop.gpt2 import load_gpt2, save_gpt2
+    from polymode.interop.text_generation import pipeline
     from polymode.train.fit import Run, fit
 
 _NAMES = {
@@ -50,12 +52,13 @@ _NAMES = {
     "polymode.core.spec": ("Spec",),
     "polymode.data.dataset": ("DataSet", "Split"),
     "polymode.evaluate": ("log_likelihood",),
+    "polymode.interop": ("load_gpt2", "pipeline", "save_gpt2"),
     "polymode.train.fit": ("Run", "fit"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 #: class names of the catalogue's models
 _MODELS = {row.path.partition(":")[2]: row for row in catalogue.MODELS}
-_FOLDERS = ("core", "data", "evaluate", "models", "parts", "tasks", "train")
+_FOLDERS = ("core", "data", "evaluate", "interop", "models", "parts", "tasks", "train")
 
 
 def __getattr__(name: str) -> Any:

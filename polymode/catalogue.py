@@ -25,7 +25,7 @@ _ANY_CONDITION = ("label", "vector", "tokens")
 @dataclass(frozen=True)
 class Row:
     """One model: `takes` are data kinds, `conditions` the condition kinds, `likelihood` its kind on reals and on
-    lattice data ("-" where it takes no such data)."""
+    lattice data ("-" where it takes no such data). A model that `needs_condition` is nothing without one."""
 
     name: str
     path: str
@@ -37,6 +37,7 @@ class Row:
     conditions: tuple[str, ...]
     likelihood_real: str
     likelihood_lattice: str
+    needs_condition: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -72,17 +73,40 @@ MODELS: tuple[Row, ...] = (
     Row("made", "polymode.models.autoregressive.made:MADE", "autoregressive",
         "Masked autoencoder for distribution estimation", "Germain et al., arXiv:1502.03509", 2015,
         (*_VECTORS, *_IMAGES, "series/real", *_DISCRETE_SEQUENCES, "table"), _ANY_CONDITION, "exact", "exact"),
+    Row("ngram", "polymode.models.autoregressive.ngram:NGram", "autoregressive",
+        "Counts of runs of symbols", "Shannon 1948; Witten and Bell 1991", 1991,
+        (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES, "waveform/levels"), (), "-", "exact"),
     Row("gru", "polymode.models.autoregressive.gru:GRU", "autoregressive",
         "Recurrent sequence model", "Cho et al., arXiv:1406.1078; Graves, arXiv:1308.0850", 2014,
         (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES, "waveform/levels"), _ANY_CONDITION, "-", "exact"),
     Row("gpt", "polymode.models.autoregressive.gpt:GPT", "autoregressive",
         "Decoder-only transformer", "Radford et al. 2018; Vaswani et al., arXiv:1706.03762", 2018,
         (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "exact"),
+    Row("gpt2", "polymode.models.autoregressive.gpt2:GPT2", "autoregressive",
+        "GPT-2, which reads and writes its published files", "Radford et al., Language Models are Unsupervised "
+        "Multitask Learners", 2019, ("tokens",), (), "-", "exact"),
+    Row("bert", "polymode.models.autoregressive.bert:BERT", "autoregressive",
+        "Masked transformer that fills in any order", "Devlin et al., arXiv:1810.04805; Hoogeboom et al. 2022", 2019,
+        (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "lower bound"),
+    Row("rnn_nade", "polymode.models.autoregressive.rnn_nade:RNNNADE", "autoregressive",
+        "Recurrent net whose frames are drawn by NADE", "Boulanger-Lewandowski, Bengio and Vincent, arXiv:1206.6392",
+        2012, ("series/binary",), _ANY_CONDITION, "-", "exact"),
     Row("wavenet", "polymode.models.autoregressive.wavenet:WaveNet", "autoregressive",
         "Dilated causal convolutions", "van den Oord et al., arXiv:1609.03499", 2016,
-        ("waveform/levels", *_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), _ANY_CONDITION, "-", "exact"),
+        ("waveform/levels", *_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), (*_ANY_CONDITION, "series"),
+        "-", "exact"),
+    Row("transformer", "polymode.models.autoregressive.transformer:Transformer", "autoregressive",
+        "Encoder-decoder transformer", "Vaswani et al., arXiv:1706.03762; See, Liu and Manning, arXiv:1704.04368", 2017,
+        (*_DISCRETE_SEQUENCES, *_LATTICE_VECTORS, *_IMAGES), ("tokens",), "-", "exact", needs_condition=True),
     Row("pixelcnn", "polymode.models.autoregressive.pixelcnn:PixelCNN", "autoregressive",
-        "Masked convolutions, gated or plain", "van den Oord et al., arXiv:1606.05328 and arXiv:1601.06759", 2016,
+        "Masked convolutions, gated or plain",
+        "van den Oord et al., arXiv:1606.05328 and arXiv:1601.06759; Salimans et al., arXiv:1701.05517", 2016,
+        _IMAGES, _ANY_CONDITION, "-", "exact"),
+    Row("pixelrnn", "polymode.models.autoregressive.pixelrnn:PixelRNN", "autoregressive",
+        "LSTMs over rows or diagonals of an image", "van den Oord et al., arXiv:1601.06759", 2016,
+        _IMAGES, _ANY_CONDITION, "-", "exact"),
+    Row("image_transformer", "polymode.models.autoregressive.image_transformer:ImageTransformer", "autoregressive",
+        "Transformer with local attention over pixels", "Parmar et al., arXiv:1802.05751", 2018,
         _IMAGES, _ANY_CONDITION, "-", "exact"),
     Row("vae", "polymode.models.vae.vae:VAE", "vae",
         "Variational autoencoder", "Kingma and Welling, arXiv:1312.6114", 2014,

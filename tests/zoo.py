@@ -40,9 +40,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "made": {"hidden": (24, 24), "components": 3},
     "nade": {"hidden": 16},
+    "ngram": {"order": 3},
     "gru": {"embed": 8, "hidden": 16},
     "gpt": {"width": 16, "layers": 2, "heads": 2},
+    "gpt2": {"width": 16, "layers": 2, "heads": 2},
+    "bert": {"width": 16, "layers": 2, "heads": 2},
+    "transformer": {"width": 16, "layers": 2, "heads": 2},
+    "rnn_nade": {"width": 12, "hidden": 8},
     "pixelcnn": {"width": 12, "layers": 3, "first_kernel": 3},
+    "pixelrnn": {"width": 12, "layers": 1, "first_kernel": 3},
+    "image_transformer": {"width": 16, "layers": 2, "heads": 2, "block": 6},
     "realnvp": {"layers": 3, "hidden": (16, 16)},
     "wavenet": {"channels": 8, "skip": 8, "layers": 2},
     "vae": {"latent_dims": 3, "hidden": (32,)},
@@ -51,7 +58,13 @@ CONDITIONS: dict[str, ConditionSpec] = {
     "label": ConditionSpec(label=2),
     "vector": ConditionSpec(vector=3),
     "tokens": ConditionSpec(tokens=(4, 5)),
+    "series": ConditionSpec(series=(3, 2)),
 }
+
+
+def always(row: catalogue.Row) -> str | None:
+    """The condition that a model is nothing without, None for most models."""
+    return row.conditions[0] if row.needs_condition else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class Case:
 
 
 ROWS = [row.name for row in catalogue.MODELS]
-CASES = [Case(row.name, s) for row in catalogue.MODELS for s in row.takes]
+CASES = [Case(row.name, s, always(row)) for row in catalogue.MODELS for s in row.takes]
 CONDITIONAL = [Case(row.name, row.takes[0], c) for row in catalogue.MODELS for c in row.conditions]
 
 
@@ -123,5 +136,7 @@ def conditions(kind: str | None, n: int, seed: int = 1) -> Condition | None:
             return Condition(vector=torch.randn(n, 3, generator=g))
         case "tokens":
             return Condition(tokens=torch.randint(4, (n, 5), generator=g))
+        case "series":
+            return Condition(series=torch.randn(n, 3, 2, generator=g))
         case _:
             return None

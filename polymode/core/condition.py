@@ -7,7 +7,7 @@ withheld (classifier-free training, Ho and Salimans 2022, arXiv:2207.12598); enc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,27 +16,34 @@ from torch import Tensor
 from polymode.core import rng
 from polymode.core.errors import ConditionError
 
+#: what a condition may hold
+KINDS = ("label", "vector", "tokens", "series")
+
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What a model expects beside x: any of a class label, a real vector, a token sequence.
+    """What a model expects beside x: any of a class label, a real vector, a token sequence, a series beside the data.
 
     Args:
         label: number of classes.
         vector: number of real features.
         tokens: (vocabulary size, length) of a token sequence.
         label_names: spellings of the classes, where known.
+        token_symbols: spellings of the symbols, where known; the empty one ends a sequence and fills the rest.
+        series: (frames F, real features) of a signal in step with the data, each frame for the next part of them.
     """
 
     label: int | None = None
     vector: int | None = None
     tokens: tuple[int, int] | None = None
     label_names: tuple[str, ...] = ()
+    token_symbols: tuple[str, ...] = ()
+    series: tuple[int, int] | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of what is expected, of label, vector, tokens."""
-        return tuple(k for k in ("label", "vector", "tokens") if getattr(self, k) is not None)
+        """The names of what is expected, of label, vector, tokens, series."""
+        return tuple(k for k in KINDS if getattr(self, k) is not None)
 
     def check(self, condition: Condition | None, n: int) -> Condition:
         """Return ``condition`` if it fits this spec and has n rows, else raise ConditionError."""
@@ -48,7 +55,7 @@ class ConditionSpec:
             raise ConditionError(f"the condition holds {came}, expected {expected}")
         if len(condition) != n:
             raise ConditionError(f"the condition has {len(condition)} rows, expected {n}")
-        label, vector, tokens = condition.label, condition.vector, condition.tokens
+        label, vector, tokens, series = condition.label, condition.vector, condition.tokens, condition.series
         if self.label is not None and label is not None and (label.min() < 0 or label.max() >= self.label):
             raise ConditionError(f"labels range from {label.min()} to {label.max()}, expected 0 to {self.label - 1}")
         if self.vector is not None and vector is not None and vector.shape[1:] != (self.vector,):
@@ -59,6 +66,9 @@ class ConditionSpec:
                 raise ConditionError(
                     f"condition tokens have shape {tuple(tokens.shape)}, expected (B, {length}) of ids 0 to {size - 1}"
                 )
+        if self.series is not None and series is not None and series.shape[1:] != self.series:
+            frames, width = self.series
+            raise ConditionError(f"condition series have shape {tuple(series.shape)}, expected (B, {frames}, {width})")
         return condition
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,17 +84,19 @@ class ConditionSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """A batch of conditions: label (B,) int64, vector (B, F) float32, tokens (B, T) int64; dropped (B,) bool."""
+    """A batch of conditions: label (B,) int64, vector (B, F) float32, tokens (B, T) int64, series (B, frames, F)
+    float32; dropped (B,) bool."""
 
     label: Tensor | None = None
     vector: Tensor | None = None
     tokens: Tensor | None = None
     dropped: Tensor | None = None
+    series: Tensor | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of the fields that are present, of label, vector, tokens."""
-        return tuple(k for k in ("label", "vector", "tokens") if getattr(self, k) is not None)
+        """The names of the fields that are present, of label, vector, tokens, series."""
+        return tuple(k for k in KINDS if getattr(self, k) is not None)
 
     def __len__(self) -> int:
         return len(getattr(self, self.kinds[0])) if self.kinds else 0
@@ -111,7 +123,7 @@ class Condition:
         dropped = rng.rand((len(self),), generator, torch.empty(0, device=kept.device)) < p
         if self.dropped is not None:
             dropped = dropped | self.dropped
-        return Condition(self.label, self.vector, self.tokens, dropped)
+        return replace(self, dropped=dropped)
 
 
 def label(values: int | list[int] | Tensor, n: int | None = None) -> Condition:

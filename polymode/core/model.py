@@ -402,6 +402,15 @@ class Completes(Capability):
         """The mathematics of `complete`."""
 
 
+class Continues(Capability):
+    """Draws symbol after symbol, so that `sample` can begin with given ones and end early.
+
+    `sample` takes, beside what all take: ``prefix``, symbols (P,) for all, (n, P), or a list of lists; ``length``, how
+    many symbols of a datum are drawn, the given ones among them; ``stop``, ``allowed``, ``beams`` and the other options
+    of `parts.samplers.decoding`.
+    """
+
+
 class FitsDirectly(Capability):
     """Learns without gradients: EM, counting, memory."""
 
@@ -425,7 +434,8 @@ class FitsDirectly(Capability):
 
 
 CAPABILITIES: tuple[type[Capability], ...] = (
-    HasLogProb, HasBound, HasEnergy, HasLatents, HasScore, Denoises, Transports, Completes, FitsDirectly,
+    HasLogProb, HasBound, HasEnergy, HasLatents, HasScore, Denoises, Transports, Completes, Continues,
+    FitsDirectly,
 )  # fmt: skip
 
 

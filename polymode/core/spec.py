@@ -181,6 +181,26 @@ class Spec:
             )
         return x
 
+    def misfit(self, other: Spec) -> str:
+        """Why data of another spec can't be taken for data of this one, in words; empty where they can.
+
+        Locations and ranges may differ; kind, shape, levels, and the names of columns and symbols may not.
+        """
+        mine, theirs = self.support, other.support
+        if (self.signature, self.shape, self.levels) != (other.signature, other.shape, other.levels):
+            return f"{other} is not {self}"
+        if isinstance(mine, Columns) and isinstance(theirs, Columns):
+            names = [tuple(c.name for c in support.columns) for support in (mine, theirs)]
+            kind = "column"
+        elif isinstance(mine, Tokens) and isinstance(theirs, Tokens) and mine.symbols and theirs.symbols:
+            names, kind = [mine.symbols, theirs.symbols], "symbol"
+        else:
+            return ""
+        for i, (own, its) in enumerate(zip(*names, strict=True)):
+            if own != its:
+                return f"{kind} {i + 1} of {len(names[0])} is {its!r} and not {own!r}"
+        return ""
+
     def _check_range(self, x: Tensor, name: str) -> None:
         low, high = x.min().item(), x.max().item()
         assert self.levels is not None

@@ -104,12 +104,13 @@ class DataSet:
         return h.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Facts for `polymode data`, config.json and the model card."""
+        """Facts for `polymode data`, config.json and the model card; hundreds of spellings are not told."""
+        condition = None if self.condition_spec is None else self.condition_spec.to_dict()
         return {
             "name": self.name,
             "what": str(self.spec),
             "rows": {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)},
-            "condition": None if self.condition_spec is None else self.condition_spec.to_dict(),
+            "condition": condition and {k: v for k, v in condition.items() if k != "token_symbols"},
             "fingerprint": self.fingerprint,
             "source": self.source,
             "licence": self.licence,

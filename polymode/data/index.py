@@ -38,6 +38,7 @@ class Entry:
 
 
 _RAW = "https://raw.githubusercontent.com"
+_RULE = {"licence": "Apache-2.0 (made by polymode)", "source": "made by a rule"}
 _TOY = {"licence": "Apache-2.0 (drawn by polymode)", "source": "drawn from a known density"}
 
 SETS: tuple[Entry, ...] = (
@@ -47,6 +48,14 @@ SETS: tuple[Entry, ...] = (
     Entry("checkerboard", "2-D toy: uniform on the black squares of a board", "vector/real", **_TOY),
     Entry("pinwheel", "2-D toy: five swirled arms", "vector/real", **_TOY),
     Entry("spirals", "2-D toy: two spirals with noise", "vector/real", **_TOY),
+    Entry("copy", "toy pairs: 32 letters, and the same again", "tokens", **_RULE),
+    Entry("reverse", "toy pairs: letters, and the same backwards", "tokens", **_RULE),
+    Entry("dates", "toy pairs: dates in 16 forms, and as year-month-day", "tokens", **_RULE),
+    Entry("grammar_translation", "toy pairs: a small grammar into an invented language, new compositions in the test",
+          "tokens", **_RULE),
+    Entry("scene_dialogues", "toy pairs: questions about a scene told in words, and their answers", "tokens", **_RULE),
+    Entry("scene_captions", "toy pairs: talks about a scene, and a sentence that sums them up", "tokens", **_RULE),
+    Entry("expressions", "toy code: arithmetic in names and integers, half of it assigned", "tokens", **_RULE),
     Entry("digits", "8x8 handwritten digits, 17 grey levels, 1,797 images", "image/levels",
           licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)", source="scikit-learn, load_digits"),
     Entry("mnist", "28x28 handwritten digits, 70,000 images", "image/levels", "mnist",
@@ -112,11 +121,13 @@ SETS: tuple[Entry, ...] = (
     Entry("kjv_bible", "the King James Bible, 4.2 million characters", "tokens", "kjv_bible",
           {"kjv.txt": ("31a6d37bae54fa2c1d2a47905b87321bf3521cd06cc16ab52301ce2d1a2b8f02",)},
           licence="public domain text", source="https://www.gutenberg.org/ebooks/10"),
-    Entry("jsb_chorales", "chorales of Bach as piano-roll windows", "series/binary", "jsb_chorales",
+    Entry("jsb_chorales", "chorales of Bach as piano rolls, windows or whole", "series/binary", "jsb_chorales",
           {"jsb-chorales-quarter.json": ("2db9329f1881a1d3f49703ec556bf1d6f84b4f6c1d702c156536e93cf31e1c91",),
-           "jsb-chorales-16th.json": ("8730aca7b64e7d29493733d1cf19fad4a5b351d8f1845e57dac27728104fd39f",)},
-          urls={f"jsb-chorales-{r}.json": f"{_RAW}/czhuang/JSB-Chorales-dataset/master/jsb-chorales-{r}.json"
-                for r in ("quarter", "16th")},
+           "jsb-chorales-16th.json": ("8730aca7b64e7d29493733d1cf19fad4a5b351d8f1845e57dac27728104fd39f",),
+           "jsb-chorales-16th-satb.json": ("79294cc374f9252e95ef4b703161524c1c53dc1f712c236f00f1c1f5d54af5a7",)},
+          urls={f"jsb-chorales-{r}.json": f"{_RAW}/czhuang/JSB-Chorales-dataset/master/{file}.json"
+                for r, file in (("quarter", "jsb-chorales-quarter"), ("16th", "jsb-chorales-16th"),
+                                ("16th-satb", "Jsb16thSeparated"))},
           licence="not stated (music in the public domain)",
           source="https://github.com/czhuang/JSB-Chorales-dataset"),
     Entry("fsdd", "spoken digits, 3,000 recordings at 8 kHz, labelled", "waveform/levels", "fsdd",

@@ -2,8 +2,8 @@
 
     a name of the index        a named set (`names()` lists them)
     hf:owner/name              a data set of the Hugging Face hub
-    a folder                   pictures, .wav files or .txt files, by what most of its files are
-    .csv .parquet .txt .npy .npz .smi    the reader of that format
+    a folder                   pictures, .wav, .mid, .txt or .py files, by what most of its files are
+    .csv .parquet .txt .npy .npz .smi .py    the reader of that format
 
 Every source has its own options, which are those of its reader; an option that it lacks is refused by name.
 """
@@ -24,12 +24,15 @@ from polymode.data.dataset import DataSet
 from polymode.data.index import BY_NAME
 from polymode.data.provenance import stated_by_user
 
-ReaderName = Literal["images", "table", "series", "text", "arrays", "audio", "smiles"]
-READERS = ("images", "table", "series", "text", "arrays", "audio", "smiles")
+ReaderName = Literal["images", "table", "series", "text", "arrays", "audio", "smiles", "pairs", "midi", "python"]
+READERS = ("images", "table", "series", "text", "arrays", "audio", "smiles", "pairs", "midi", "python")
 _SUFFIXES = {
     ".csv": "table", ".tsv": "table", ".parquet": "table", ".txt": "text", ".npz": "arrays", ".npy": "arrays",
-    ".smi": "smiles", ".smiles": "smiles",
+    ".smi": "smiles", ".smiles": "smiles", ".mid": "midi", ".midi": "midi",
+    ".py": "python",
 }  # fmt: skip
+#: what is read from a folder only, and what it holds
+_FOLDERS = {"images": "images", "audio": "recordings", "midi": "MIDI files"}
 
 
 def load(
@@ -55,14 +58,14 @@ def load(
 
     Args:
         source: a name (``polymode data`` lists them), ``hf:owner/name``, a folder or a file.
-        kind: the reader, where the path does not say it (a .csv as a series, a .txt of molecules).
+        kind: the reader, where the path does not say it (a .csv as a series, a .txt of molecules, a .tsv of pairs).
         seed: of splits and draws that are not given by the source.
         strict: refuse files that cannot be read, instead of leaving them out with a note (folders).
         columns: types of columns by name: numeric, integer, real, categorical, drop (tables); names (series).
         missing: missing numbers are modelled, dropped ("drop") or filled ("mean") (tables).
         size: pictures are centre-cropped and resized to size x size.
         levels: of pixels or samples.
-        length, stride: of windows (text, series, audio) or strings (molecules).
+        length, stride: of windows (text, series, audio, music) or strings (molecules, pairs).
         labels: the column or array that becomes the condition; False for none.
         valid_fraction, test_fraction: of the splits that the source does not give.
         licence: of the data, where the source does not state it; samples can then be written for release.
@@ -128,9 +131,9 @@ def _reader(source: str | Path, kind: str | None) -> tuple[Callable[..., DataSet
             f"{path} is a {path.suffix or 'nameless'} file; expected one of {', '.join(_SUFFIXES)} or a folder, or "
             f"give kind= one of {', '.join(READERS)}"
         )
-    if path.is_file() and name in ("images", "audio"):
-        raise DataError(f"{path} is a file; {name} are read from a folder of them, so give its folder")
-    if path.is_dir() and name not in ("images", "audio", "text"):
+    if path.is_file() and name in _FOLDERS:
+        raise DataError(f"{path} is a file; {_FOLDERS[name]} are read from a folder of them, so give its folder")
+    if path.is_dir() and name not in (*_FOLDERS, "text", "python"):
         raise DataError(f"{path} is a folder, which kind={name!r} can't read; give a file")
     return importlib.import_module(f"polymode.data.readers.{name}").read, path, f"{path.name} (read as {name})"
 
@@ -146,15 +149,15 @@ def _unknown(text: str, path: Path) -> str:
 
 
 def _kind_of_folder(path: Path) -> str:
-    """What most files of a folder are: images, audio or text."""
+    """What most files of a folder are: images, audio, text, ..."""
     images: Mapping[str, str] = dict.fromkeys(
         (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "images"
     )
-    kinds = {**images, ".wav": "audio", ".txt": "text"}
+    kinds = {**images, ".wav": "audio", ".txt": "text", ".mid": "midi", ".midi": "midi", ".py": "python"}
     found = Counter(kinds.get(p.suffix.lower(), "") for p in path.rglob("*") if p.is_file())
     total = sum(found.values())
     found.pop("", None)
     if not found:
-        state = "is empty" if total == 0 else "holds no pictures, .wav or .txt files"
+        state = "is empty" if total == 0 else "holds no pictures, .wav, .mid, .txt or .py files"
         raise DataError(f"the folder {path} {state}; give one that holds data, or a file")
     return found.most_common(1)[0][0]

@@ -15,6 +15,13 @@ _TOYS, _SETS = "polymode.data.toys:load_toy", "polymode.data.sets"
 
 LOADERS: dict[str, str] = {
     **dict.fromkeys(("8gaussians", "25gaussians", "moons", "checkerboard", "pinwheel", "spirals"), _TOYS),
+    "copy": f"{_SETS}.pairs:copy",
+    "reverse": f"{_SETS}.pairs:reverse",
+    "dates": f"{_SETS}.pairs:dates",
+    "grammar_translation": f"{_SETS}.grammar:grammar_translation",
+    "scene_dialogues": f"{_SETS}.scenes:scene_dialogues",
+    "scene_captions": f"{_SETS}.scenes:scene_captions",
+    "expressions": f"{_SETS}.expressions:expressions",
     "digits": f"{_SETS}.pictures:digits",
     "mnist": f"{_SETS}.pictures:mnist",
     "mnist_binarized": f"{_SETS}.pictures:mnist_binarized",

@@ -3,6 +3,7 @@
     .png               text chunk "provenance", and "Software"
     .parquet, .npz     metadata "polymode.provenance", array "provenance"
     .wav               the comment of each recording
+    .mid               a text event of each file, behind "provenance"
     .csv .txt .npy     a file beside them, <name>.json
 
 A provenance is a flat dictionary for JSON: that the data are synthetic, which model of which run drew them with which
@@ -111,5 +112,9 @@ def _text_of(path: Path) -> str | None:
         case ".wav":
             with need("soundfile", "soundfile", "audio", "reading .wav files").SoundFile(path) as sound:
                 return sound.comment or None
+        case ".mid":
+            events = need("mido", "mido", "music", "reading MIDI files").MidiFile(path).tracks[0]
+            texts = [event.text for event in events if event.type == "text"]
+            return next((text.removeprefix(f"{KEY} ") for text in texts if text.startswith(f"{KEY} ")), None)
     note = beside(path)
     return note.read_text(encoding="utf-8") if note.is_file() else None

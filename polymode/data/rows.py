@@ -5,7 +5,7 @@ one they must instead be read as the model's spec says, and in the order in whic
 
     tables    cell by cell under the spec's columns: numbers parsed, categories found by name
     strings   a datum a line, symbols found by their spelling
-    tokens    windows under the spec's symbols
+    tokens    windows under the spec's symbols, or of a text read by its byte-level code
     others    values as they are
 
 A row that holds what the spec has no place for (a category or a symbol that never came in training, a missing number
@@ -25,7 +25,8 @@ from torch import Tensor
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import ConditionError, DataError
 from polymode.core.spec import Categorical, Columns, Spec, Tokens
-from polymode.data.assemble import need, random_rows
+from polymode.core.spelling import code_of, encode
+from polymode.data.assemble import need, random_rows, windows
 from polymode.data.dataset import DataSet, Split
 from polymode.data.frames import MISSING, MISSING_NUMBER, MISSING_TEXT
 from polymode.data.index import BY_NAME
@@ -34,6 +35,7 @@ from polymode.data.readers import images
 from polymode.data.readers.arrays import TEST, TRAIN, VALID, open_arrays
 from polymode.data.readers.smiles import lines
 from polymode.data.readers.table import read_frame
+from polymode.data.readers.text import read_utf8
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def rows_of(
         return _table_rows(Path(source).expanduser(), spec, condition_spec, reading)
     if own and split == "all" and Path(source).suffix.lower() in (".smi", ".smiles"):
         return _string_rows(Path(source).expanduser(), spec, condition_spec)
+    if own and split == "all" and code_of(spec) is not None and Path(source).suffix.lower() == ".txt":
+        return _text_rows(Path(source).expanduser(), spec)
     if own and spec.kind in ("tokens", "series") and Path(source).suffix.lower() in (".txt", ".csv"):
         reading = {"length": spec.shape[0], "stride": spec.shape[0]} | reading  # windows that do not overlap
         reading |= {"kind": "series"} if spec.kind == "series" else {}
@@ -195,6 +199,15 @@ def _string_rows(path: Path, spec: Spec, condition_spec: ConditionSpec | None) -
     for i in fits.nonzero()[:, 0].tolist():
         x[i, : len(strings[i])] = torch.tensor([place[c] for c in strings[i]])
     return _only(x, None, fits, tuple(strings), f"all rows of {path.stem}")
+
+
+def _text_rows(path: Path, spec: Spec) -> Rows:
+    """A text read by the code of the spec, in windows that do not overlap."""
+    line, length = encode(read_utf8(path), spec), spec.shape[0]
+    if len(line) < length:
+        raise DataError(f"{path} holds {len(line)} tokens, too few for a window of {length}; give a longer text")
+    x = windows(line, length, length)
+    return _only(x, None, torch.ones(len(x), dtype=torch.bool), (), f"all rows of {path.stem}")
 
 
 # -- the rest ------------------------------------------------------------------------------------------------------

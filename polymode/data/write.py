@@ -3,6 +3,7 @@
     image       .png (a contact sheet), a folder of .png      table      .csv, .parquet
     tokens      .txt                                          waveform   a folder of .wav
     grid        .txt                                          vector, series   .csv
+    piano rolls .mid (one piece after the other), a folder of .mid
     everything  .npy, .npz
 
 A file gets its name only when it is whole. A provenance is written into it where the form has room, else beside it
@@ -23,11 +24,14 @@ import torch
 from torch import Tensor
 
 from polymode.core.errors import DataError
+from polymode.core.rolls import is_music
 from polymode.core.spec import Spec, Tokens
+from polymode.core.spelling import code_of
 from polymode.data.assemble import need
 from polymode.data.frames import to_frame
 from polymode.data.provenance import KEY, PARQUET_KEY, Provenance, beside, to_text
 from polymode.data.readers.audio import to_audio
+from polymode.data.readers.midi import to_midi
 
 #: pictures of a contact sheet are enlarged by a whole factor to about this many pixels
 LEAST_TILE = 64
@@ -54,7 +58,7 @@ def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Proven
     spec.check(x, name="samples")
     path = Path(path).expanduser()
     x, suffix = x.detach().cpu(), path.suffix.lower()
-    suits = (*_TAKES[spec.kind], ".npy", ".npz")
+    suits = (*_TAKES[spec.kind], *((".mid", "") if is_music(spec) else ()), ".npy", ".npz")
     if suffix not in suits:
         listed = ", ".join(s or "a folder (no suffix)" for s in suits)
         raise DataError(f"samples of {spec} can't be written as {suffix or 'a folder'}; give one of: {listed}")
@@ -73,6 +77,8 @@ def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Proven
         _pictures(spec, x, path, note)
     elif spec.kind == "waveform":
         _recordings(spec, x, path, note)
+    elif suffix in (".mid", "") and is_music(spec):
+        _music(spec, x, path, note)
     elif suffix == ".txt":
         _atomic(path, lambda f: f.write(_texts(spec, x).encode()))
     else:
@@ -82,18 +88,29 @@ def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Proven
 
 def contact_sheet(spec: Spec, x: Tensor) -> np.ndarray:
     """Pictures (N, C, H, W) side by side, row by row: (H', W') or (H', W', 3) uint8 on white."""
-    pixels = to_pixels(spec, x).numpy()  # (N, C, H, W)
+    return tiled(to_pixels(spec, x), across=math.ceil(math.sqrt(len(x))))
+
+
+def tiled(pictures: Tensor, *, across: int) -> np.ndarray:
+    """uint8 pictures (N, C, H, W), `across` of them in a row, on one sheet."""
+    pixels = pictures.numpy()
     n, c, h, w = pixels.shape
     factor = max(1, LEAST_TILE // max(h, w))
     pixels = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
     h, w = h * factor, w * factor
-    across = math.ceil(math.sqrt(n))
     down = math.ceil(n / across)
     sheet = np.full((c, down * (h + GAP) - GAP, across * (w + GAP) - GAP), 255, dtype=np.uint8)
     for i, picture in enumerate(pixels):
         top, left = (i // across) * (h + GAP), (i % across) * (w + GAP)
         sheet[:, top : top + h, left : left + w] = picture
     return sheet[0] if c == 1 else sheet.transpose(1, 2, 0)
+
+
+def write_sheet(pictures: Tensor, path: Path, *, across: int, provenance: Provenance | None = None) -> Path:
+    """Write uint8 pictures (N, C, H, W), `across` of them in a row, as one .png."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _png(tiled(pictures, across=across), path, "" if provenance is None else to_text(provenance))
+    return path
 
 
 def to_pixels(spec: Spec, x: Tensor) -> Tensor:
@@ -107,6 +124,8 @@ def spell(spec: Spec, x: Tensor) -> list[str]:
     """Each datum's symbols joined; ids with spaces where the spec knows no symbols."""
     assert isinstance(spec.support, Tokens)
     symbols = spec.support.symbols
+    if (code := code_of(spec)) is not None:
+        return [code.decode(row) for row in x.flatten(1).tolist()]
     if symbols:
         return ["".join(symbols[i] for i in row) for row in _ended(x.flatten(1).tolist(), symbols)]
     return [" ".join(map(str, row)) for row in x.flatten(1).tolist()]
@@ -129,23 +148,28 @@ def _texts(spec: Spec, x: Tensor) -> str:
     if spec.kind == "grid":
         return "\n\n".join("\n".join(spell(spec, grid)) for grid in x) + "\n"
     texts = spell(spec, x)
-    return (RULE if "\n" in spec.support.symbols else "\n").join(texts) + "\n"
+    has_lines = "\n" in spec.support.symbols or code_of(spec) is not None
+    return (RULE if has_lines else "\n").join(texts) + "\n"
 
 
 def _pictures(spec: Spec, x: Tensor, path: Path, note: str) -> None:
+    if path.suffix:
+        _png(contact_sheet(spec, x), path, note)
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(to_pixels(spec, x).numpy()):
+        _png(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), path / f"{i:05d}.png", note)
+
+
+def _png(pixels: np.ndarray, path: Path, note: str) -> None:
+    """Pixels (H, W) or (H, W, 3) with a note about where they come from."""
     pil = need("PIL.Image", "pillow", "demo", "writing pictures")
     about = None
     if note:
         about = need("PIL.PngImagePlugin", "pillow", "demo", "writing pictures").PngInfo()
         about.add_text("Software", "polymode")
         about.add_text(KEY, note)
-    if path.suffix:
-        _atomic(path, lambda f: pil.fromarray(contact_sheet(spec, x)).save(f, format="PNG", pnginfo=about))
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(to_pixels(spec, x).numpy()):
-        array = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-        _atomic(path / f"{i:05d}.png", lambda f, a=array: pil.fromarray(a).save(f, format="PNG", pnginfo=about))
+    _atomic(path, lambda f: pil.fromarray(pixels).save(f, format="PNG", pnginfo=about))
 
 
 def _recordings(spec: Spec, x: Tensor, path: Path, note: str) -> None:
@@ -162,6 +186,17 @@ def _recordings(spec: Spec, x: Tensor, path: Path, note: str) -> None:
 
     for i, samples in enumerate(to_audio(spec, x).numpy()):
         _atomic(path / f"{i:05d}.wav", lambda f, s=samples: write(f, s))
+
+
+def _music(spec: Spec, x: Tensor, path: Path, note: str) -> None:
+    note = f"{KEY} {note}" if note else ""
+    if path.suffix:
+        _atomic(path, lambda f: to_midi(spec, x, note).save(file=f))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for i in range(len(x)):
+        file = to_midi(spec, x[i : i + 1], note)
+        _atomic(path / f"{i:05d}.mid", lambda f, file=file: file.save(file=f))
 
 
 def _tables(spec: Spec, x: Tensor, path: Path, note: str) -> None:

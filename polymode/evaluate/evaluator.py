@@ -19,7 +19,6 @@ from polymode.core.checkpoint import name_of
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.likelihood import Likelihood
 from polymode.core.model import GenerativeModel
-from polymode.core.spec import Columns
 from polymode.data.dataset import DataSet
 from polymode.evaluate.comparison import Comparison, Reference
 from polymode.evaluate.diagnostics.collapse import CollapseDetector
@@ -93,7 +92,7 @@ class Evaluator:
             words = f"the data's own density, {split}"
             likelihood = Likelihood("exact", nats, spec.num_dims, spec.is_discrete, protocol=words)
         comparison = Comparison(self.reference, self.reference.train)
-        return Row("real data", "ceiling", likelihood, self._measure(comparison))
+        return Row("real data", "ceiling", likelihood, self.measure(comparison))
 
     @cached_property
     def floor(self) -> Row:
@@ -105,7 +104,7 @@ class Evaluator:
         # a seed of its own: a Gaussian model would else draw the very same rows
         samples = noise.sample(self.n, generator=self.reference.generator("floor"))
         comparison = Comparison(self.reference, samples, scorer=scorer, likelihood=likelihood)
-        return Row(noise.name, "floor", likelihood, self._measure(comparison))
+        return Row(noise.name, "floor", likelihood, self.measure(comparison))
 
     def report(
         self,
@@ -131,7 +130,7 @@ class Evaluator:
         """
         begun = time.perf_counter()
         comparison = self.compare(model, options)
-        row = Row(name or name_of(type(model)), "model", comparison.likelihood, self._measure(comparison))
+        row = Row(name or name_of(type(model)), "model", comparison.likelihood, self.measure(comparison))
         pictures = tuple(pictures_for(comparison, history))
         facts = self._facts(model, seconds, command, options)
         warnings: tuple[str, ...] = ()
@@ -184,16 +183,16 @@ class Evaluator:
             return f"not judged: {error}", False
         return verdict.sentence, verdict.fired
 
-    def _measure(self, comparison: Comparison) -> tuple[Measurement, ...]:
+    def measure(self, comparison: Comparison) -> tuple[Measurement, ...]:
+        """The metrics of samples beside the real side."""
         return tuple(m for metric in applicable(comparison, self.metrics) for m in measure(metric, comparison))
 
     def _check(self, model: GenerativeModel) -> None:
-        mine, its = self.data.spec, model.spec
-        same = mine.signature == its.signature and mine.shape == its.shape and mine.levels == its.levels
-        if same and isinstance(mine.support, Columns) and isinstance(its.support, Columns):
-            same = [c.name for c in mine.support.columns] == [c.name for c in its.support.columns]
-        if not same:
-            raise DataError(f"the model was made for {its} and {self.data.name} is {mine}; give what it learned from")
+        if why := model.spec.misfit(self.data.spec):
+            raise DataError(
+                f"the model was made for {model.spec} and {self.data.name} is {self.data.spec}: {why}; give what it "
+                "learned from, or data of the same form"
+            )
 
     def _facts(
         self, model: GenerativeModel, seconds: float | None, command: str, options: dict[str, Any] | None

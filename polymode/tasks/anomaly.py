@@ -230,9 +230,8 @@ def _batches(
 
 def _check_background(model: GenerativeModel, background: GenerativeModel) -> str:
     """The likelihood that the background has, where it is one of the same data."""
-    ours, theirs = model.spec, background.spec
-    if ours.signature != theirs.signature or ours.shape != theirs.shape or ours.levels != theirs.levels:
-        raise PolymodeError(f"the background was made for {theirs}, the model for {ours}; give one of the same data")
+    if why := model.spec.misfit(background.spec):
+        raise PolymodeError(f"the background was not made for the model's data ({why}); give one of the same data")
     if "likelihood-ratio" not in (can := offered(background)):
         raise CapabilityError(
             f"the background {type(background).__name__} has no likelihood, bound or energy; give another model"

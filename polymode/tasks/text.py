@@ -2,102 +2,94 @@
 
     x_{P+1} ... ~ p(. | x_1 ... x_P),     then again from the last half of a window, for as long as is wanted
 
-`encode` and `decode` are the spelling by the symbols of the data, the longest that fits first; `continue_text` is the
-continuation. What a window's second half has seen is forgotten from one window to the next: the further, the more a
-text wanders.
+`continue_text` is the continuation; how texts are spelled by the symbols of the data is `core.spelling`. What a
+window's second half has seen is forgotten from one window to the next: the further, the more a text wanders.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from polymode.core import rng
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError
-from polymode.core.model import GenerativeModel
-from polymode.core.spec import Spec, Tokens
-
-
-def symbols_of(spec: Spec) -> tuple[str, ...]:
-    """How each symbol is spelled.
-
-    Raises:
-        DataError: data that are not sequences of symbols with a spelling.
-    """
-    if spec.kind != "tokens" or not isinstance(spec.support, Tokens) or not spec.support.symbols:
-        raise DataError(f"{spec} has no spelling; text can be continued by a model of texts or strings only")
-    return spec.support.symbols
-
-
-def encode(text: str, spec: Spec) -> Tensor:
-    """The symbols (P,) of a text, the longest spelling first.
-
-    Raises:
-        DataError: a character that no symbol has, named with where it stands.
-    """
-    place = {s: i for i, s in enumerate(symbols_of(spec)) if s}
-    longest = max(map(len, place))
-    ids, at = [], 0
-    while at < len(text):
-        for size in range(min(longest, len(text) - at), 0, -1):
-            if (found := place.get(text[at : at + size])) is not None:
-                ids.append(found)
-                at += size
-                break
-        else:
-            raise DataError(
-                f"{text[at]!r}, character {at + 1} of the prompt, is none of the {len(place)} symbols that the model "
-                "knows; leave it out, or train on text that has it"
-            )
-    return torch.tensor(ids, dtype=torch.int64)
-
-
-def decode(ids: Tensor, spec: Spec) -> str:
-    """The text of symbols (T,)."""
-    symbols = symbols_of(spec)
-    return "".join(symbols[i] for i in ids.tolist())
+from polymode.core.model import Continues, GenerativeModel, require
+from polymode.core.spec import Spec
+from polymode.core.spelling import decode, encode
 
 
 def continue_text(
     model: GenerativeModel,
-    prompt: str = "",
+    prompt: str | Sequence[str] = "",
     *,
     length: int | None = None,
     n: int = 1,
+    stop: str | Sequence[str] = (),
     condition: Condition | None = None,
     generator: torch.Generator | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> list[str]:
-    """n texts that begin with the prompt.
+    """Texts that begin with the prompt.
 
     Args:
-        prompt: what they begin with; may be empty.
+        prompt: what they begin with; may be empty. Of several prompts, of any lengths, each is continued once.
         length: symbols after the prompt; None fills the model's window.
+        n: how many texts of one prompt.
+        stop: where one of these comes after the prompt, the text ends before it.
         condition: one row a text.
-        options: of the model's decoding: temperature, top_k, top_p, min_p.
+        options: of the model's decoding: temperature, top_k, top_p, min_p, repetition_penalty, beams, ...
 
     Raises:
         DataError: no model of texts, or a prompt that it can't spell or that fills its window.
-        PolymodeError: a length below 1, or a model that can't begin with a prefix.
+        PolymodeError: a length below 1, an empty stop, or a model that can't begin with a prefix.
     """
     spec, window = model.spec, model.spec.num_dims
-    given = encode(prompt, spec)
-    if len(given) >= window:
+    prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if not all(stops):
+        raise PolymodeError(f"stop={stop!r} holds an empty text; give what a text ends before")
+    if (length is not None and length < 1) or not prompts:
+        raise PolymodeError(f"length={length} and {len(prompts)} prompts, expected at least 1 of each")
+    spelled = {text: encode(text, spec).tolist() for text in prompts}
+    given = [len(spelled[text]) for text in prompts]
+    if max(given) >= window:
         raise DataError(
-            f"the prompt has {len(given)} symbols and the model sees {window} at once; give at most {window - 1}"
+            f"the prompt has {max(given)} symbols and the model sees {window} at once; give at most {window - 1}"
         )
-    wanted = window - len(given) if length is None else length
-    if wanted < 1:
-        raise PolymodeError(f"length={length}, expected at least 1 symbol")
+    if stops:
+        options["stop"] = [encode(text, spec).tolist() for text in stops]
+    if max(given) or stops:
+        require(model, Continues, "way to begin with a prompt or to stop")
     g = rng.resolve(generator, seed)
-    texts = given.expand(n, -1)
-    first = len(given)
-    while texts.shape[1] < first + wanted:
-        seen = texts if texts.shape[1] < window else texts[:, -(window // 2) :]
-        drawn = model.sample(n, condition, generator=g, **({"prefix": seen} if seen.shape[1] else {}), **options)
-        texts = torch.cat([texts, drawn.long().flatten(1)[:, seen.shape[1] :]], dim=1)
-    return [decode(row, spec) for row in texts[:, : first + wanted]]
+    texts = [list(spelled[text]) for text in prompts]
+    wanted = [window if length is None else start + length for start in given]
+    going = list(range(len(texts)))
+    while going:
+        seen = [texts[i] if len(texts[i]) < window else texts[i][-(window // 2) :] for i in going]
+        ends = [min(window, len(start) + wanted[i] - len(texts[i])) for i, start in zip(going, seen, strict=True)]
+        begun: dict[str, Any] = {"prefix": seen} if any(seen) else {}
+        if isinstance(model, Continues):
+            begun["length"] = max(ends)
+        rows = None if condition is None else condition[torch.tensor(going)]
+        drawn = model.sample(len(going), rows, generator=g, **begun, **options).long().flatten(1).tolist()
+        for i, start, end, row in zip(going, seen, ends, drawn, strict=True):
+            texts[i] += row[len(start) : end]
+        going = [
+            i for i in going if len(texts[i]) < wanted[i] and _end(_text(texts[i][given[i] :], spec), stops) is None
+        ]
+    written = [_text(ids[start:end], spec) for ids, start, end in zip(texts, given, wanted, strict=True)]
+    return [text + made[: _end(made, stops)] for text, made in zip(prompts, written, strict=True)]
+
+
+def _text(ids: list[int], spec: Spec) -> str:
+    """The text of a list of symbols."""
+    return decode(torch.tensor(ids, dtype=torch.int64), spec)
+
+
+def _end(text: str, stops: list[str]) -> int | None:
+    """Where the first of the stops begins, None without one."""
+    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

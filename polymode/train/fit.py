@@ -71,8 +71,10 @@ def fit(
         CheckpointError: ``out`` can't be written, or holds another run.
     """
     chosen = FitOptions.make(**options)
-    if model.spec.signature != data.spec.signature or model.spec.shape != data.spec.shape:
-        raise DataError(f"the model was made for {model.spec}, {data.name} holds {data.spec}; create it from data.spec")
+    if why := model.spec.misfit(data.spec):
+        raise DataError(
+            f"the model was made for {model.spec}, {data.name} holds {data.spec}: {why}; create it from data.spec"
+        )
     if model.condition_spec is not None and model.condition_spec != data.condition_spec:
         raise ConditionError(
             f"the model is conditioned on {model.condition_spec.kinds}, {data.name} gives "

@@ -10,7 +10,7 @@ import pytest
 import polymode as pm
 from polymode.app.cli.main import main
 from polymode.core import spec as specs
-from polymode.core.errors import DataError, PolymodeError
+from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.tasks.text import continue_text, decode, encode
 
 LETTERS = specs.tokens(8, ("", "a", "b", "ab", "\n"))
@@ -46,13 +46,30 @@ def test_a_text_goes_on_beyond_the_window(name: str):
     assert greedy[8:12] == decode(again[4:8], spec)
 
 
+def test_prompts_of_different_lengths_go_on_as_each_alone_and_end_before_a_stop():
+    model = pm.create("gpt", specs.tokens(8, tuple("abc")), seed=0)
+    prompts = ["a", "abcabca", ""]
+    together = continue_text(model, prompts, length=20, temperature=0.0)
+    assert together == [continue_text(model, p, length=20, temperature=0.0)[0] for p in prompts]
+    free = continue_text(model, "ab", length=40, n=20, seed=1)
+    for text, cut in zip(free, continue_text(model, "ab", length=40, n=20, seed=1, stop=["cb", "aa"]), strict=True):
+        made = text[2:]
+        ends = [made.find(stop) for stop in ("cb", "aa") if stop in made[:6]]
+        if ends:  # found within the first window, up to which the draws are the same
+            assert cut == text[: 2 + min(ends)]
+        assert cut.startswith("ab")
+        assert not any(stop in cut[2:] for stop in ("cb", "aa"))
+    with pytest.raises(PolymodeError, match="empty text"):
+        continue_text(model, "ab", stop="")
+
+
 def test_what_can_not_be_continued_is_told():
     model = pm.create("gru", specs.tokens(8, tuple("abc")), seed=0)
     with pytest.raises(DataError, match="8 symbols and the model sees 8"):
         continue_text(model, "abcabcab")
     with pytest.raises(PolymodeError, match="length=0"):
         continue_text(model, length=0)
-    with pytest.raises(PolymodeError, match="prefix"):
+    with pytest.raises(CapabilityError, match="begin with a prompt"):
         continue_text(pm.create("histogram", specs.tokens(8, tuple("abc")), seed=0), "a", seed=0)
 
 
@@ -79,3 +96,18 @@ def test_the_command_continues_a_learned_text(run: Path, capsys: pytest.CaptureF
     for wrong, sentence in ((["--prompt", "ONE"], "'O', character 1"), (["--set", "temprature=1"], "temperature")):
         assert main(["generate", str(run), *wrong]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_another_text_is_scored_in_the_characters_of_the_run_or_not_at_all(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["evaluate", str(run), "--metric", "perplexity", "--quiet", "--data-option", "length=24", "--data"]
+    other, shouted = tmp_path / "other.txt", tmp_path / "shouted.txt"
+    other.write_text("three two one four\n" * 60, encoding="utf-8")
+    shouted.write_text("ONE TWO THREE FOUR\n" * 60, encoding="utf-8")  # as many characters, and not one of the model's
+    capsys.readouterr()
+    assert main([*words, str(shouted)]) == 2
+    assert "'E' and not 'e'" in capsys.readouterr().err
+    assert main([*words, str(shouted), "--data-option", f"vocabulary={run}"]) == 2
+    assert "characters that the vocabulary lacks, 'E', 'F'" in capsys.readouterr().err
+    assert main([*words, str(other), "--data-option", f"vocabulary={run}"]) == 0

@@ -28,14 +28,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "train": ("catalogue", "core", "data.dataset", "train"),
     "evaluate": ("catalogue", "core", "parts", "data.dataset", "data.store", "evaluate"),
     "tasks": ("catalogue", "core", "parts", "data.dataset", "evaluate", "tasks"),
-    "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "app.service"),
+    "interop": ("core", "data", "tasks", "interop"),
+    "recipes": ("core.errors",),
+    "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "interop", "recipes", "app.service"),
     "__main__": ("app.cli",),
     "app.cli": ("catalogue", "core.errors", "app.service", "app.cli", "app.study"),
     "app.study": ("core.errors", "app.service", "app.study"),
 }
 #: packages that are heavy or optional: imported inside the function that needs them
 LAZY = {"accelerate", "sklearn", "scipy", "matplotlib", "PIL", "pandas", "pyarrow", "soundfile", "datasets",
-        "huggingface_hub", "tensorboard", "safetensors", "typer.testing", "starlette", "uvicorn"}  # fmt: skip
+        "huggingface_hub", "tensorboard", "safetensors", "tokenizers", "transformers", "typer.testing", "starlette",
+        "uvicorn"}  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

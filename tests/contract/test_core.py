@@ -43,6 +43,17 @@ def test_data_of_another_form_is_refused_in_a_sentence(signature, x, sentence):
         SPECS[signature].check(x)
 
 
+def test_data_of_other_symbols_or_columns_do_not_pass_for_the_models_own():
+    letters = specs.tokens(4, ("a", "b", "c"))
+    assert letters.misfit(specs.tokens(4, ("a", "b", "c"))) == ""
+    assert letters.misfit(specs.tokens(4, 3)) == ""  # nothing is said about how they are spelled
+    assert letters.misfit(specs.tokens(4, ("a", "B", "c"))) == "symbol 2 of 3 is 'B' and not 'b'"
+    assert "5 of 3 tokens is not" in letters.misfit(specs.tokens(5, 3))
+    ages = [specs.table((specs.Numeric(name, 0.0, high, 1.0, 1.0),)) for name, high in (("age", 9.0), ("height", 9.0))]
+    assert ages[0].misfit(ages[1]) == "column 1 of 1 is 'height' and not 'age'"
+    assert ages[0].misfit(specs.table((specs.Numeric("age", 0.0, 5.0, 2.0, 1.0),))) == ""
+
+
 def test_conditions_keep_their_rows_together():
     condition = Condition(label=torch.arange(4), vector=torch.arange(8.0).view(4, 2))
     assert condition.kinds == ("label", "vector")

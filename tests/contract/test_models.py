@@ -9,7 +9,7 @@ import polymode.core.model as m
 from polymode import catalogue
 from polymode.core import checkpoint
 from polymode.core.errors import ConditionError, DataError, PolymodeError
-from tests.zoo import CASES, CONDITIONAL, CONDITIONS, ROWS, SPECS, Case, conditions, data, over
+from tests.zoo import CASES, CONDITIONAL, CONDITIONS, ROWS, SPECS, Case, always, conditions, data, over
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,7 +68,8 @@ def test_save_and_load_are_bit_equal(case: Case, tmp_path):
     assert loaded.spec == model.spec
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
-    assert torch.equal(model.sample(4, seed=0).nan_to_num(-1), loaded.sample(4, seed=0).nan_to_num(-1))
+    c = conditions(case.condition, 4)
+    assert torch.equal(model.sample(4, c, seed=0).nan_to_num(-1), loaded.sample(4, c, seed=0).nan_to_num(-1))
 
 
 @over(CASES)
@@ -84,7 +85,7 @@ def test_capabilities_are_what_the_catalogue_says(case: Case):
 
 @over(CASES)
 def test_scores_do_not_depend_on_the_rest_of_the_batch(case: Case):
-    model, x = case.ready(), data(case.spec, 6, seed=5)
+    model, x, c = case.ready(), data(case.spec, 6, seed=5), conditions(case.condition, 6)
     if isinstance(model, m.HasLogProb):
         score = model.log_prob
     elif isinstance(model, m.HasEnergy):
@@ -93,7 +94,8 @@ def test_scores_do_not_depend_on_the_rest_of_the_batch(case: Case):
         score = model.encode
     else:
         return
-    together, alone = score(x), torch.cat([score(x[i : i + 1]) for i in range(6)])
+    rows = [slice(i, i + 1) for i in range(6)]
+    together, alone = score(x, c), torch.cat([score(x[i], None if c is None else c[i]) for i in rows])
     assert together.shape[0] == 6
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
@@ -111,7 +113,12 @@ def test_conditions_that_do_not_fit_are_refused(case: Case):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_an_unconditional_model_refuses_conditions(name: str):
-    model = Case(name, catalogue.find(name).takes[0]).ready()
+    row = catalogue.find(name)
+    if row.needs_condition:
+        with pytest.raises(ConditionError, match="needs"):
+            Case(name, row.takes[0]).build()
+        return
+    model = Case(name, row.takes[0]).ready()
     with pytest.raises(ConditionError, match="unconditional"):
         model.sample(3, conditions("label", 3))
 
@@ -135,7 +142,7 @@ def test_unknown_options_name_the_nearest(name: str):
     with pytest.raises(PolymodeError, match="has no option"):
         checkpoint.create(name, SPECS[row.takes[0]], not_an_option=1)
     with pytest.raises(PolymodeError, match="has no option"):
-        Case(name, row.takes[0]).ready().sample(2, seed=0, not_an_option=1)
+        Case(name, row.takes[0], always(row)).ready().sample(2, seed=0, not_an_option=1)
 
 
 @over(CASES)

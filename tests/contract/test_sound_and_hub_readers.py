@@ -60,6 +60,23 @@ def test_recordings_are_cut(tmp_path):
     assert total(found) == sum((100 + 50 * i) // 100 for i in range(12))
 
 
+def test_recordings_with_their_envelope(tmp_path):
+    tone = (32767 * np.sin(2 * np.pi * 3 / 8 * np.arange(1000))).astype(np.int16)  # 3 kHz
+    for i in range(12):
+        record(tmp_path / ("yes" if i % 2 else "no") / f"{i}.wav", np.concatenate([np.zeros(1000, np.int16), tone]))
+    found = data.load(tmp_path, length=2000, local=4)
+    assert found.condition_spec.series == (32, 4)
+    series = found.train.condition.series
+    assert series.shape == (len(found.train), 32, 4)
+    assert found.train.condition.label is not None
+    assert (series[:, :15] == -1).all()  # silent, all that the frame sees
+    assert (series[:, 17:30, 2] - 1).abs().max() < 0.05  # full scale, from 2 to 3 kHz and more
+    assert (series[:, 17:30, [0, 1]] < 0.3).all()
+    for wrong in (-1, 65):
+        with pytest.raises(DataError, match="bands of an envelope"):
+            data.load(tmp_path, length=2000, local=wrong)
+
+
 def test_few_recordings_are_cut_in_time(tmp_path):
     record(tmp_path / "a.wav", np.arange(1000, dtype=np.int16))
     found = data.load(tmp_path, length=50, levels=65536)

@@ -87,7 +87,7 @@ def test_probabilities_sum_to_one_given_any_condition(variant: str):
     torch.testing.assert_close(torch.stack(sums), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-10)
     assert (tables[0] - tables[1]).abs().max() > 1e-3
     # the dimension drawn first follows the condition too
-    first = int(model.order[0]) if isinstance(model, pm.MADE) else 0
+    first = int(model.orders[0, 0]) if isinstance(model, pm.MADE) else 0
     marginals = [probs[ROWS[:, first] == 1].sum() for probs in tables]
     assert abs(marginals[0] - marginals[1]) > 1e-3
 
@@ -134,7 +134,7 @@ def table_rows(n: int) -> Tensor:
 @over_specs
 def test_parameters_depend_on_earlier_dimensions_only(variant: str, spec: specs.Spec):
     model = wild(variant, spec)
-    by_rank = dependence(model, spec)[model.order][:, model.order]  # rows and columns in the order of drawing
+    by_rank = dependence(model, spec)[model.orders[0]][:, model.orders[0]]  # rows and columns in the order of drawing
     assert not by_rank.triu().any()
     if "narrow" not in variant:
         assert by_rank.tril(-1).sum() == spec.num_dims * (spec.num_dims - 1) / 2
@@ -182,7 +182,7 @@ def naive_made(model: pm.MADE, n: int, condition: Condition | None, seed: int) -
     """Ancestral sampling with a full pass for every dimension."""
     g, spec = torch.Generator().manual_seed(seed), model.spec
     x = torch.zeros(n, *spec.shape, dtype=spec.dtype)
-    for d in model.order.tolist():
+    for d in model.orders[0].tolist():
         params = model.params(x, condition)[:, model.head.owner == d]
         x.view(n, -1)[:, d] = model.dimensions[model.dimension_of[d]].head.sample(params, g)[:, 0]
     return x

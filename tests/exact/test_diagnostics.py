@@ -442,7 +442,7 @@ def test_canaries_refuse_what_makes_no_sense():
         exposure(Given(data.spec, x=data.train.x), canaries)
     with pytest.raises(PolymodeError, match="references=1"):
         exposure(Noise(data.spec), canaries, references=1)
-    with pytest.raises(DataError, match="the canaries are of"):
+    with pytest.raises(DataError, match="the canaries are not of"):
         exposure(Noise(specs.vector(3)), canaries)
     assert len(planted.train) == len(data.train) + 8
     x = torch.cartesian_prod(*[torch.arange(2)] * 3).repeat(5, 1).view(-1, 1, 1, 3).to(torch.uint8)

@@ -48,7 +48,7 @@ def logits_of(model: GenerativeModel, x: Tensor, condition: Condition | None = N
 
 
 def order_of(model: GenerativeModel) -> Tensor:
-    return model.order if isinstance(model, pm.NADE) else torch.arange(model.spec.num_dims)
+    return model.orders[0] if isinstance(model, pm.NADE) else torch.arange(model.spec.num_dims)
 
 
 # -- normalisation -------------------------------------------------------------------------------------------------
@@ -116,9 +116,9 @@ def plain_nade(model: pm.NADE, x: Tensor, condition: Condition | None) -> Tensor
     act = {"sigmoid": torch.sigmoid, "relu": torch.relu}[model.act]
     c, b = model.biases(len(x), condition)
     a, flat, logits = c, x.flatten(1), [torch.empty(0)] * x[0].numel()
-    for rank, d in enumerate(model.order.tolist()):
-        logits[d] = b[:, rank] + (act(a) * model.v[rank]).sum(1)
-        a = a + flat[:, d : d + 1] * model.w[rank]
+    for d in model.orders[0].tolist():
+        logits[d] = b[:, d] + (act(a) * model.v[d]).sum(1)
+        a = a + flat[:, d : d + 1] * model.w[d]
     return torch.stack(logits, 1)
 
 

@@ -17,7 +17,7 @@ from polymode.core.rng import generator
 from polymode.data.dataset import Split
 from polymode.evaluate import Noise, log_likelihood
 from polymode.evaluate.metrics import METRICS, find
-from polymode.evaluate.metrics.c2st import c2st
+from polymode.evaluate.metrics.c2st import RIDGE, c2st, held_out_scores
 from polymode.evaluate.metrics.density_kl import density_kl
 from polymode.evaluate.metrics.frechet import frechet
 from polymode.evaluate.metrics.gap import gap
@@ -191,6 +191,19 @@ def test_a_classifier_tells_what_is_far_and_not_what_is_equal() -> None:
     accuracy, low, high = c2st(x, normal(100, 3, 1), scale=2.0, generator=generator(0))
     assert low <= 0.5 <= high
     assert abs(accuracy - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("features", [7, 90])
+def test_ridge_scores_are_the_same_in_fewer_unknowns(features: int):
+    design, target = normal(40, features, 0).double(), torch.ones(40, dtype=torch.float64)
+    target[::2] = -1.0
+    fold = torch.arange(40) // 2 % 5
+    scores = held_out_scores(design, target, fold)
+    for f in range(5):
+        kept, held = design[fold != f], design[fold == f]
+        gram = kept.T @ kept + len(kept) * RIDGE * torch.eye(features, dtype=torch.float64)
+        expected = held @ torch.linalg.inv(gram) @ kept.T @ target[fold != f]
+        torch.testing.assert_close(scores[fold == f], expected, rtol=1e-8, atol=1e-10)
 
 
 def test_kl_of_equal_gaussians_is_zero_and_of_shifted_ones_is_half_the_square() -> None:

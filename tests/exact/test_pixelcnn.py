@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor
 import polymode as pm
 from polymode.core import spec as specs
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import PolymodeError
-from polymode.models.autoregressive.pixelcnn import NetworkSteps
+from polymode.core.errors import DataError, PolymodeError
 from polymode.parts.nn.masked_conv import MaskedConv2d, PixelSteps, RowSteps, spread_groups
 from tests.zoo import conditions, data
 
@@ -26,6 +26,7 @@ IMAGES = {
     "colour, 256 levels": specs.image(3, 3, 2, levels=256),
     "two channels": specs.image(2, 3, 3, levels=2),
 }
+LINEAR = {"colours": "linear", "levels_as": "logistic"}
 over_gated = pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
 over_images = pytest.mark.parametrize("spec", IMAGES.values(), ids=IMAGES.keys())
 
@@ -59,18 +60,30 @@ def test_probabilities_of_all_images_sum_to_one(gated: bool, spec: specs.Spec, l
     assert abs(first[0] - first[1]) > 1e-4
 
 
+@over_gated
+def test_probabilities_sum_to_one_with_linear_colours(gated: bool):
+    model = wild(specs.image(2, 1, 2, levels=5), gated=gated, **LINEAR)
+    rows = torch.tensor(list(itertools.product(range(5), repeat=4)), dtype=torch.uint8).view(-1, 2, 1, 2)
+    probs = model.log_prob(rows).exp()
+    assert abs(probs.sum().item() - 1) < 1e-10
+    assert probs.max() > 2 * probs.min()
+
+
 # -- masks ---------------------------------------------------------------------------------------------------------
-def jacobian(model: pm.PixelCNN, spec: specs.Spec) -> Tensor:
+def depends_on(model: Any, spec: specs.Spec) -> Tensor:
     """(D, D) bool: whether the parameters of a dimension depend on the features of another; both in drawing order."""
     model.requires_grad_(False)
-    d = spec.num_dims
+    d, g = spec.num_dims, torch.Generator().manual_seed(3)
     order = torch.arange(d).view(spec.shape[0], -1).t().flatten()  # rows, columns, then colours
     depends = torch.zeros(d, d, dtype=torch.bool)
+    # one random sum of a draw's parameters: its slope is exactly zero where all of theirs are, and else is not
+    weights = torch.randn(model.each, 1, 1, generator=g, dtype=torch.float64)
     for x in data(spec, 2):
         y = model.features(x[None]).view(1, *spec.shape)
-        slopes = torch.autograd.functional.jacobian(model.network, y)[0, :, :, :, 0]  # (C P, H, W, C, H, W)
-        slopes = slopes.unflatten(0, (spec.shape[0], -1)).abs().amax(1)  # (C, H, W, C, H, W)
-        depends |= slopes.flatten(0, 2).flatten(1) != 0
+        slopes = torch.autograd.functional.jacobian(
+            lambda y: (model.outputs(y, None)[0].unflatten(0, (-1, model.each)) * weights).sum(1), y
+        )  # (C, H, W, 1, C, H, W)
+        depends |= slopes.squeeze(3).flatten(0, 2).flatten(1) != 0
     return depends[order][:, order]
 
 
@@ -78,7 +91,7 @@ def jacobian(model: pm.PixelCNN, spec: specs.Spec) -> Tensor:
 @pytest.mark.parametrize("width", [24, 25])
 @over_images
 def test_parameters_depend_on_earlier_pixels_and_colours_only(gated: bool, width: int, spec: specs.Spec):
-    depends = jacobian(wild(spec, gated=gated, width=width, layers=4), spec)  # wide: no colour's units are all off
+    depends = depends_on(wild(spec, gated=gated, width=width, layers=4), spec)  # wide: no colour's units are all off
     assert not depends.triu().any()
     if gated:  # four layers of reach one see the whole of these images, every colour included
         assert depends.tril(-1).sum() == spec.num_dims * (spec.num_dims - 1) // 2
@@ -107,7 +120,7 @@ def test_the_plain_network_has_a_blind_spot_and_the_gated_one_has_none():
     blind = {(3, 4), (3, 5), (3, 6), (2, 5), (2, 6), (1, 6)}  # right of the diagonal through the pixel
     for gated in (True, False):
         model = wild(spec, gated=gated, layers=5)
-        depends = jacobian(model, spec)[at[0] * 7 + at[1]].view(size)
+        depends = depends_on(model, spec)[at[0] * 7 + at[1]].view(size)
         seen = {(r, c) for r, c in itertools.product(range(6), range(7)) if depends[r, c]}
         assert seen == reach(gated, at, size, 5)
         assert earlier - seen == (set() if gated else blind)
@@ -116,7 +129,7 @@ def test_the_plain_network_has_a_blind_spot_and_the_gated_one_has_none():
 @over_gated
 def test_the_gated_network_reaches_a_full_rectangle(gated: bool):
     spec, size, at = specs.image(1, 6, 9, levels=2), (6, 9), (5, 4)
-    depends = jacobian(wild(spec, gated=gated, layers=2), spec)[at[0] * 9 + at[1]].view(size)
+    depends = depends_on(wild(spec, gated=gated, layers=2), spec)[at[0] * 9 + at[1]].view(size)
     rectangle = {(r, c) for r in (2, 3, 4) for c in range(2, 7)} | {(5, 2), (5, 3)}
     seen = {(r, c) for r, c in itertools.product(range(6), range(9)) if depends[r, c]}
     assert seen == reach(gated, at, size, 2)
@@ -137,20 +150,16 @@ def test_masks_a_and_b_by_hand():
 
 
 # -- sampling ------------------------------------------------------------------------------------------------------
-def stepped(model: pm.PixelCNN, x: Tensor, condition: Condition | None) -> Tensor:
-    """All head parameters by the cached steps of the sampler, each with later pixels and colours still unknown."""
-    n, (colours, height, width) = len(x), model.spec.shape
-    truth = model.features(x).view(x.shape)
-    y = torch.zeros_like(truth)
-    steps = NetworkSteps(model.network, n, model.context(condition))
-    out = truth.new_zeros(n, colours, height, width, model.each)
-    for r in range(height):
-        steps.next_row(y[:, :, r - 1 : r] if r else torch.zeros_like(y[:, :, :1]))
-        for c in range(width):
-            for colour in range(colours):
-                out[:, colour, r, c] = steps.step(c, y[:, :, r, c]).unflatten(1, (colours, -1))[:, colour]
-                y[:, colour, r, c] = truth[:, colour, r, c]
-            steps.put(c, y[:, :, r, c])
+def stepped(model: Any, x: Tensor, condition: Condition | None) -> Tensor:
+    """All head parameters by the cached steps of the sampler, each with what comes later still unknown."""
+    truth, values = model.read(x), x.shape[1] // model.draws
+    canvas, steps = torch.zeros_like(truth), model.steps(len(x), model.context(condition))
+    out = model.head.owner.new_zeros(len(x), model.draws, *x.shape[2:], model.each, dtype=model.dtype)
+    for r, c in model.order():
+        for draw in range(model.draws):
+            out[:, draw, r, c] = steps.step(r, c, draw, canvas)
+            drawn = slice(draw * values, (draw + 1) * values)
+            canvas[:, drawn, r, c] = truth[:, drawn, r, c]
     return out.flatten(1)
 
 
@@ -191,7 +200,7 @@ def test_cached_sampling_is_the_naive_loop(gated: bool, spec: specs.Spec, temper
     with torch.no_grad():
         for r, c, colour in itertools.product(range(height), range(width), range(colours)):
             params = model.params(x).view(n, colours, height, width, -1)[:, colour, r, c]
-            x[:, colour, r, c] = model.dimension.head.sample(params, g, temperature)[:, 0]
+            x[:, colour, r, c] = model.one.sample(params, g, temperature)[:, 0]
     assert torch.equal(model.sample(n, seed=5, temperature=temperature), x)
 
 
@@ -223,11 +232,78 @@ def test_steps_of_one_convolution_are_the_convolution():
         torch.testing.assert_close(out[:, ::2], (pixels(x) + side)[:, ::2])
 
 
+@over_gated
+@pytest.mark.parametrize("spec", [COLOUR, IMAGES["colour, 256 levels"], IMAGES["grey, many levels"]], ids=str)
+def test_linear_colours_are_drawn_at_once(gated: bool, spec: specs.Spec):
+    model = wild(spec, gated=gated, width=8, **LINEAR)
+    x = data(spec, 3)
+    assert model.draws == 1
+    with torch.no_grad():
+        torch.testing.assert_close(stepped(model, x, None), model.params(x), rtol=1e-10, atol=1e-10)
+    x, nats = model.sample_with_log_prob(10, seed=2)
+    torch.testing.assert_close(nats, model.log_prob(x), rtol=1e-10, atol=1e-10)
+    # a pixel's parameters see neither its own colours nor later pixels
+    y = model.read(x[:1])
+    slopes = torch.autograd.functional.jacobian(lambda y: model.outputs(y, None), y)[0, :, :, :, 0].abs().amax((0, 3))
+    assert not slopes.flatten(2).flatten(0, 1).triu().any()
+    assert slopes[0, 1, 0, 0] > 0
+
+
+# -- completion ----------------------------------------------------------------------------------------------------
+def test_a_completion_keeps_what_is_known_and_draws_the_rest_from_its_conditional():
+    spec, n = specs.image(1, 2, 3, levels=2), 20_000
+    model = wild(spec)
+    rows = torch.tensor(list(itertools.product([0, 1], repeat=6)), dtype=torch.uint8).view(-1, 1, 2, 3)
+    begun = rows[5].clone()
+    begun[0, 1] = torch.tensor([1, 0, 0])
+    mask = torch.tensor([[[True, True, True], [True, False, False]]])
+    x = model.complete(begun.expand(n, 1, 2, 3), mask.expand(n, 1, 2, 3), seed=0)
+    assert (x[:, mask] == begun[mask]).all()
+    fits = (rows[:, mask] == begun[mask]).all(1)  # the four images that begin so
+    expected = n * model.log_prob(rows[fits]).double().softmax(0)
+    observed = (x.flatten(1)[:, None] == rows[fits].flatten(1)).all(2).sum(0)
+    assert ((observed - expected) ** 2 / expected).sum() < 16.27  # chi-square of 3 degrees at 1e-3
+    assert expected.max() > 2 * expected.min()
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["masked", "linear"])
+def test_only_a_beginning_is_completed_exactly(linear: bool):
+    model, x = wild(COLOUR, **(LINEAR if linear else {})), data(COLOUR, 4)
+    mask = torch.zeros(x.shape, dtype=torch.bool)
+    mask[0] = True  # each image has its own beginning: all, nothing, a row, a row and a pixel
+    mask[2:, :, 0] = True
+    mask[3, :, 1, 0] = True
+    whole = model.complete(x, mask, seed=0)
+    assert (whole[mask] == x[mask]).all()
+    assert torch.equal(whole, model.complete(x, mask, seed=0, approximate=True))
+    colour = mask.clone()
+    colour[1, :2, 0, 0] = True  # two colours of the first pixel
+    if linear:
+        with pytest.raises(DataError, match="all colours of a pixel at once"):
+            model.complete(x, colour, seed=0)
+    else:
+        assert (model.complete(x, colour, seed=0)[colour] == x[colour]).all()
+    hole = mask.clone()
+    hole[1, :, 1, 1] = True
+    with pytest.raises(DataError, match=r"not a beginning of the order.*approximate=True"):
+        model.complete(x, hole, seed=0)
+    filled = model.complete(x, hole, seed=0, approximate=True, temperature=0.5)
+    assert (filled[hole] == x[hole]).all()
+    # what is missing before the known pixel does not know of it
+    other = x.clone()
+    other[1, :, 1, 1] = 3 - other[1, :, 1, 1]
+    again = model.complete(other, hole, seed=0, approximate=True, temperature=0.5)
+    assert torch.equal(again[1, :, 0], filled[1, :, 0])
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"kernel": 4}, {"first_kernel": 1}, {"layers": 0}, {"width": 2}, {"gated": False, "width": 4}],
+    [
+        {"kernel": 4}, {"first_kernel": 1}, {"layers": 0}, {"width": 2}, {"gated": False, "width": 4},
+        {"colours": "none"}, {"colours": "linear", "levels_as": "categorical"},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_wrong_sizes_are_refused(arguments: dict):
     with pytest.raises(PolymodeError, match="expected"):
         pm.create("pixelcnn", COLOUR, **arguments)

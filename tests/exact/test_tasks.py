@@ -190,7 +190,7 @@ def test_what_a_model_excludes_is_infinitely_anomalous() -> None:
         (Exact, {"score": "typicality"}, "needs reference="),
         (Exact, {"score": "complexity"}, "can't give the score 'complexity'"),
         (Exact, {"score": "likelihood", "background": Exact(SPEC)}, "only 'likelihood-ratio' takes one"),
-        (Exact, {"background": Exact(specs.vector(3))}, "the background was made for"),
+        (Exact, {"background": Exact(specs.vector(3))}, "the background was not made for"),
         (Exact, {"background": Plain(SPEC)}, "has no likelihood, bound or energy"),
         (Exact, {"reference": torch.zeros(0, 2)}, "the reference holds no rows"),
         (Exact, {"reference": torch.zeros(4, 3)}, "the reference has shape"),

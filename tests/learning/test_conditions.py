@@ -26,7 +26,7 @@ def two_classes(signature: str, kind: str, n: int, seed: int) -> Split:
     match signature:
         case "vector/real":
             x = 0.4 * torch.randn(n, 2, generator=g) + torch.stack([4.0 * y - 2, torch.zeros(n)], 1)
-        case "vector/binary" | "image/binary":
+        case "vector/binary" | "image/binary" | "series/binary":
             clean = (torch.arange(d) < d // 2) != (y[:, None] == 1)  # the first half is on, or the second
             x = (clean ^ (torch.rand(n, d, generator=g) < 0.05)).to(torch.uint8)
         case _:
@@ -38,6 +38,9 @@ def two_classes(signature: str, kind: str, n: int, seed: int) -> Split:
             condition = Condition(label=y)
         case "vector":
             condition = Condition(vector=torch.cat([2.0 * y[:, None] - 1, torch.randn(n, 2, generator=g)], 1))
+        case "series":
+            told = torch.stack([2.0 * y - 1, torch.randn(n, generator=g)], 1)
+            condition = Condition(series=told.unsqueeze(1).expand(-1, 3, -1))
         case _:
             tokens = torch.randint(4, (n, 5), generator=g)
             tokens[:, 2] = 3 * y
@@ -50,7 +53,7 @@ def class_of(signature: str, x: torch.Tensor) -> torch.Tensor:
     match signature:
         case "vector/real":
             return (x[:, 0] > 0).long()
-        case "vector/binary" | "image/binary":
+        case "vector/binary" | "image/binary" | "series/binary":
             x = x.flatten(1)
             return (x[:, x.shape[1] // 2 :].sum(1) > x[:, : x.shape[1] // 2].sum(1)).long()
         case _:

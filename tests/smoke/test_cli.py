@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from polymode import catalogue
 from polymode.app.cli.main import main
+from polymode.core.spec import Binary, Spec
+from polymode.data.write import write_samples
 
 REPOSITORY = Path(__file__).parents[2]
 #: prints the status of a command line and which heavy modules it loaded
@@ -71,19 +74,37 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     assert ended.stderr == b""
 
 
-@pytest.mark.parametrize("name", [row.name for row in catalogue.MODELS])
+def data_for(kinds: tuple[str, ...], folder: Path) -> tuple[Path, list[str], str]:
+    """A small file or folder that a model of these kinds can learn, options to read it, and a name for samples."""
+    g = np.random.default_rng(0)
+    if "vector" in kinds or "image" in kinds:
+        shape = (120, 6) if "vector" in kinds else (120, 1, 4, 4)
+        np.savez(folder / "bits.npz", x=g.integers(0, 2, shape).astype(np.uint8))
+        return folder / "bits.npz", [], "bits.csv" if "vector" in kinds else "bits.png"
+    if "tokens" in kinds:
+        (folder / "words.txt").write_text("one two three\n" * 60, encoding="utf-8")
+        return folder / "words.txt", ["--length", "8"], "words.txt"
+    pytest.importorskip("mido", reason="music needs mido: pip install 'polymode[music]'")
+    rolls = torch.from_numpy(g.integers(0, 2, (12, 16, 88)).astype(np.uint8))
+    spec = Spec("series", (16, 88), Binary(), {"lowest_key": 21, "steps_per_beat": 1})
+    write_samples(spec, rolls, folder / "pieces")
+    return folder / "pieces", ["--length", "4"], "pieces.npz"
+
+
+@pytest.mark.parametrize("name", [row.name for row in catalogue.MODELS if not row.needs_condition])
 def test_every_model_fits_and_samples(name, tmp_path, capsys):
-    of_vectors = "vector" in catalogue.find(name).kinds
-    shape = (120, 6) if of_vectors else (120, 1, 4, 4)
-    np.savez(tmp_path / "bits.npz", x=np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8))
-    out = str(tmp_path / "run")
+    source, reading, samples = data_for(catalogue.find(name).kinds, tmp_path)
+    out, drawn = str(tmp_path / "run"), tmp_path / "drawn" / samples
     words = ["--model", name, "--steps", "2", "--no-report", "--quiet", "--device", "cpu", "--out", out, "--json"]
-    assert main(["fit", str(tmp_path / "bits.npz"), *words]) == 0
+    assert main(["fit", str(source), *reading, *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["likelihood"]["kind"] in catalogue.find(name).likelihoods
-    samples = tmp_path / ("bits.csv" if of_vectors else "bits.png")
-    assert main(["sample", out, "-n", "5", "--out", str(samples)]) == 0
-    if of_vectors:
-        assert len(samples.read_text().splitlines()) == 6
+    assert main(["sample", out, "-n", "5", "--out", str(drawn)]) == 0
+    if samples == "bits.csv":
+        assert len(drawn.read_text().splitlines()) == 6
+    elif samples == "bits.png":
+        assert drawn.read_bytes().startswith(b"\x89PNG")
+    elif samples == "words.txt":
+        assert set(drawn.read_text()) <= set("one two three\n-")
     else:
-        assert samples.read_bytes().startswith(b"\x89PNG")
+        assert np.load(drawn)["x"].shape == (5, 4, 88)

@@ -17,7 +17,7 @@ def models(
     kind: Annotated[str | None, typer.Option(help="data it takes: image, vector, image/levels, ...")] = None,
     likelihood: Annotated[str | None, typer.Option(help="exact, lower bound, estimate or none")] = None,
     family: Annotated[str | None, typer.Option(help="flow, diffusion, classical, ...")] = None,
-    condition: Annotated[str | None, typer.Option(help="label, vector or tokens")] = None,
+    condition: Annotated[str | None, typer.Option(help="label, vector, tokens or series")] = None,
     json: Json = False,
 ) -> None:
     """List the models. Each with the data and conditions it takes, and its kind of likelihood on reals and lattices."""

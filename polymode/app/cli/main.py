@@ -43,8 +43,8 @@ def application(*, rich: bool) -> typer.Typer:
             print(context.get_help())
 
     for command in (
-        look.models, look.data, train.fit, use.sample, use.generate, use.evaluate, detect.detect, detect.forensics,
-        train.compare, look.doctor,
+        look.models, look.data, train.fit, use.sample, use.generate, use.complete, use.evaluate, detect.detect,
+        detect.forensics, train.compare, train.reproduce, look.doctor,
     ):  # fmt: skip
         app.command()(command)
     app.add_typer(study.commands(), name="study")

@@ -1,4 +1,4 @@
-"""Commands that train: fit, compare."""
+"""Commands that train: fit, compare, reproduce."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from polymode.app.cli import show
 from polymode.app.cli.look import Json
 from polymode.app.cli.options import DATA, TRAINING, takes
 from polymode.app.service import PolymodeError, arguments
-from polymode.app.service.schemas import CompareRequest, DataOptions, FitRequest, FitResult, FitSettings, make
+from polymode.app.service.schemas import (
+    CompareRequest,
+    DataOptions,
+    FitRequest,
+    FitResult,
+    FitSettings,
+    ReproduceRequest,
+    make,
+)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="write over what is there")]
@@ -107,8 +115,60 @@ def compare(
         raise typer.Exit(130)
 
 
+def reproduce(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="a recipe; all are listed without one")] = None,
+    out: Annotated[str, typer.Option(help="the run is in a folder of the recipe's name in it")] = "runs/recipes",
+    results: Annotated[str, typer.Option(help="folder that what was obtained is written to")] = "results",
+    seed: Annotated[str, typer.Option(metavar="INTEGER", help="of initial weights, order of data and draws")] = "0",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default what there is")] = None,
+    fresh: Fresh = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe to its number. For example: polymode reproduce ngram_shakespeare"""
+    from polymode.app.service.progress import Progress
+    from polymode.app.service.reproduce import recipes
+    from polymode.app.service.reproduce import reproduce as run
+
+    if recipe is None:
+        rows = recipes()
+        if json:
+            show.as_json({"recipes": rows})
+            return
+        show.table(
+            ("recipe", "model", "data", "to reach", "published", "about"),
+            [
+                (*(r[key] for key in ("name", "model", "data")), _aim(r), show.number(r["published"]), r["cost"])
+                for r in rows
+            ],
+        )
+        return
+    asked = {"recipe": recipe, "out": out, "results": results, "seed": seed, "device": device, "fresh": fresh}
+    found = run(make(ReproduceRequest, asked, _flag), progress=Progress(quiet=quiet))
+    if json:
+        show.as_json(found)
+        return
+    show.table(
+        ("measured", "split", "value", "± s.e.", "n", "to reach", "reached", "published"),
+        [
+            (
+                m["metric"], m["split"], show.number(m["value"]), show.number(m["std_error"]), m["n"],
+                _aim(m), {True: "yes", False: "no", None: ""}[m["reached"]],
+                show.number(m["reference"]["value"]),
+            )
+            for m in found["measurements"]
+        ],
+    )  # fmt: skip
+    show.facts([("run", found["run"]), ("results", found["file"])])
+
+
+def _aim(found: dict[str, Any]) -> str:
+    sign = "≤" if found["better"] == "lower" else "≥"
+    return "" if found["aim"] is None else f"{sign} {show.number(found['aim'])}"
+
+
 def _flag(name: str) -> str:
-    return {"n": "-n", "data": "DATA", "settings": "--set"}.get(name, "--" + name.replace("_", "-"))
+    return {"n": "-n", "data": "DATA", "settings": "--set", "recipe": "RECIPE"}.get(name, "--" + name.replace("_", "-"))
 
 
 def _summary(result: FitResult) -> None:

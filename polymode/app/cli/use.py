@@ -1,4 +1,4 @@
-"""Commands on a trained run: sample, generate, evaluate."""
+"""Commands on a trained run: sample, generate, complete, evaluate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from polymode.app.cli.look import Json
 from polymode.app.cli.options import DATA, takes
 from polymode.app.cli.train import Quiet
 from polymode.app.service import arguments
-from polymode.app.service.schemas import DataOptions, EvaluateRequest, GenerateRequest, SampleRequest, make
+from polymode.app.service.schemas import (
+    CompleteRequest,
+    DataOptions,
+    EvaluateRequest,
+    GenerateRequest,
+    SampleRequest,
+    make,
+)
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a folder that polymode fit wrote")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="an option of sampling, such as temperature=0.8")
+]
+Grammar = Annotated[
+    str | None,
+    typer.Option(metavar="arithmetic|python|FILE", help="rules that every text obeys, to its end in the window"),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps")]
 
@@ -30,6 +41,7 @@ def sample(
         str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one each time by default")
     ] = None,
     label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
+    grammar: Grammar = None,
     settings: Settings = [],  # noqa: B006
     batch_size: Annotated[str, typer.Option(metavar="INTEGER", help="drawn at once (memory only)")] = "1024",
     for_release: Annotated[
@@ -43,7 +55,8 @@ def sample(
 ) -> None:
     """Draw samples from a run. The form is a picture, a table, a text, recordings or arrays."""
     asked = {
-        "run": run, "n": n, "out": out, "seed": seed, "label": label, "options": arguments.pairs(settings, "--set"),
+        "run": run, "n": n, "out": out, "seed": seed, "label": label, "grammar": grammar,
+        "options": arguments.pairs(settings, "--set"),
         "batch_size": batch_size, "device": device, "for_release": for_release, "licence": licence,
     }  # fmt: skip
     request = make(SampleRequest, asked, _flag)
@@ -63,21 +76,23 @@ def sample(
 
 def generate(
     run: Run,
-    prompt: Annotated[str, typer.Option(help="what the text begins with")] = "",
+    prompt: Annotated[str, typer.Option(help="what the text begins with; the source, of a run on pairs")] = "",
     length: Annotated[
         str | None, typer.Option(metavar="INTEGER", help="symbols after the prompt (default: to the window's end)")
     ] = None,
     n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="how many texts")] = "1",
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="repeats a text; a new one by default")] = None,
     label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
+    grammar: Grammar = None,
     settings: Settings = [],  # noqa: B006
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Continue a text. For example: polymode generate runs/plays --prompt "ROMEO:" --length 300"""
+    """Continue a text, or give a source's target. For example: polymode generate runs/plays --prompt "ROMEO:" --length
+    300, and of a run on pairs: polymode generate runs/dates --prompt "3 March 1997" """
     asked = {
         "run": run, "prompt": prompt, "length": length, "n": n, "seed": seed, "label": label,
-        "options": arguments.pairs(settings, "--set"), "device": device,
+        "grammar": grammar, "options": arguments.pairs(settings, "--set"), "device": device,
     }  # fmt: skip
     request = make(GenerateRequest, asked, _flag)
     from polymode.app.service.generate import generate as draw
@@ -89,6 +104,44 @@ def generate(
     print("\n\n".join(text["generated_text"] for text in found["texts"]))
     if seed is None:
         show.complain(f"--seed {found['seed']} repeats this")
+
+
+@takes(DATA)
+def complete(
+    run: Run,
+    known: Annotated[
+        str, typer.Option(metavar="PART", help="top, bottom, left, right, frame, first or random")
+    ] = "first",
+    share: Annotated[str, typer.Option(metavar="NUMBER", help="of a datum that is known")] = "0.5",
+    n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="how many test rows")] = "8",
+    each: Annotated[str, typer.Option(metavar="INTEGER", help="draws of each")] = "6",
+    data: Annotated[str | None, typer.Option(help="other data of the same form")] = None,
+    out: Annotated[str | None, typer.Option(help="a file or folder (default RUN/samples/completions...)")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one by default")] = None,
+    settings: Settings = [],  # noqa: B006
+    device: Device = "cpu",
+    json: Json = False,
+    *,
+    reading: DataOptions,
+) -> None:
+    """Fill in what is missing of test rows. For example: polymode complete runs/digits --known top --out filled.png"""
+    asked = {
+        "run": run, "known": known, "share": share, "n": n, "each": each, "data": data, "out": out, "seed": seed,
+        "options": arguments.pairs(settings, "--set"), "device": device, "reading": reading,
+    }  # fmt: skip
+    request = make(CompleteRequest, asked, _flag)
+    from polymode.app.service.complete import complete as fill
+
+    found = fill(request)
+    if json:
+        show.as_json(found)
+        return
+    show.facts(
+        [
+            ("completions", found["out"]), ("what", f"{found['each']} draws of {found['n']} rows of {found['what']}"),
+            ("known", found["known"]), ("seed", found["seed"]),
+        ]
+    )  # fmt: skip
 
 
 @takes(DATA)

@@ -158,7 +158,11 @@ class Comparison:
         self.options = FitOptions.make(**training)
         check_device(self.options.device)
         named = check_names(models or [], settings)
-        self.names = named or [row.name for row in catalogue.select(kind=data.spec.signature)]
+        self.names = named or [
+            row.name
+            for row in catalogue.select(kind=data.spec.signature)
+            if not row.needs_condition or sources.condition_for(data, row, condition) is not None
+        ]
         if not self.names:
             raise PolymodeError(f"no model takes {data.spec.signature} data yet")
         self.data, self.settings, self.condition, self.progress = data, settings, condition, progress

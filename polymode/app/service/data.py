@@ -80,15 +80,16 @@ def describe(source: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """What a source holds: spec, rows, columns, condition, fingerprint, licence, notes, and models that take it."""
     data = load(source, arguments)
     conditions = () if data.condition_spec is None else data.condition_spec.kinds
+    models = [
+        {"name": row.name, "conditional": bool(conditions) and all(c in row.conditions for c in conditions)}
+        for row in catalogue.select(kind=data.spec.signature)
+    ]
     return data.summary() | {
         "signature": data.spec.signature,
         "shape": list(data.spec.shape),
         "dtype": str(data.spec.dtype).removeprefix("torch."),
         "columns": _columns(data),
-        "models": [
-            {"name": row.name, "conditional": bool(conditions) and all(c in row.conditions for c in conditions)}
-            for row in catalogue.select(kind=data.spec.signature)
-        ],
+        "models": [m for m in models if m["conditional"] or not catalogue.find(m["name"]).needs_condition],
     }
 
 

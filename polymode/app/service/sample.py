@@ -43,16 +43,21 @@ def sample(request: SampleRequest) -> SampleResult:
     kinds = () if model.condition_spec is None else model.condition_spec.kinds
     data = sources.load(*source_of(run)) if kinds not in ((), ("label",)) else None
     condition, told = condition_of_samples(model, request.n, request.label, data=data, seed=seed)
+    options, said = dict(request.options), dict(request.options)
+    if request.grammar is not None:
+        from polymode.tasks.grammar import allowed
+
+        options["allowed"], said["grammar"] = allowed(request.grammar, model.spec), request.grammar
     begun = time.perf_counter()
     try:
-        x = model.sample(request.n, condition, seed=seed, batch_size=request.batch_size, **request.options)
+        x = model.sample(request.n, condition, seed=seed, batch_size=request.batch_size, **options)
     except TypeError as error:
-        if not request.options:
+        if not said:
             raise
-        given = ", ".join(f"{k}={v!r}" for k, v in request.options.items())
+        given = ", ".join(f"{k}={v!r}" for k, v in said.items())
         raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
     seconds = time.perf_counter() - begun
-    provenance = provenance_of(run, len(x), seed, told, licence, request.options)
+    provenance = provenance_of(run, len(x), seed, told, licence, said)
     path = write_samples(model.spec, x, out, provenance=provenance)
     return SampleResult(
         run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),

@@ -31,9 +31,9 @@ class Schema(BaseModel):
 class DataOptions(Schema):
     """How a source is read; each reader takes those that concern it and refuses the others."""
 
-    kind: Literal["images", "table", "series", "text", "arrays", "audio", "smiles"] | None = Field(
-        None, description="the reader, where the path does not say it"
-    )
+    kind: (
+        Literal["images", "table", "series", "text", "arrays", "audio", "smiles", "pairs", "midi", "python"] | None
+    ) = Field(None, description="the reader, where the path does not say it")
     columns: dict[str, str] | list[str] | None = Field(
         None, description="a column's type: numeric, integer, real, categorical or drop (repeatable)"
     )
@@ -130,6 +130,7 @@ class SampleRequest(Schema):
     out: str | None = None
     seed: int | None = Field(None, ge=0)
     label: str | None = None
+    grammar: str | None = None
     options: dict[str, Any] = {}
     batch_size: int = Field(1024, gt=0)
     device: str = "cpu"
@@ -146,6 +147,23 @@ class GenerateRequest(Schema):
     n: int = Field(1, gt=0)
     seed: int | None = Field(None, ge=0)
     label: str | None = None
+    grammar: str | None = None
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+
+
+class CompleteRequest(Schema):
+    """What `complete` is asked; `known` is a part of a datum, `share` how much of it."""
+
+    run: str
+    known: str = "first"
+    share: float = Field(0.5, gt=0, lt=1)
+    n: int = Field(8, gt=0)
+    each: int = Field(6, gt=0)
+    data: str | None = None
+    reading: DataOptions = DataOptions()
+    out: str | None = None
+    seed: int | None = Field(None, ge=0)
     options: dict[str, Any] = {}
     device: str = "cpu"
 
@@ -181,6 +199,17 @@ class EvaluateRequest(Schema):
     sweep: str | None = None
     out: str | None = None
     device: str = "cpu"
+
+
+class ReproduceRequest(Schema):
+    """What `reproduce` is asked; the run is in a folder of the recipe's name under `out`."""
+
+    recipe: str
+    out: str = "runs/recipes"
+    results: str = "results"
+    seed: int = Field(0, ge=0)
+    fresh: bool = False
+    device: str | None = None
 
 
 class DetectRequest(Schema):

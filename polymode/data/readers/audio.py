@@ -8,12 +8,16 @@ is: for |s| <= 1 and mu = 255
     code = round((sign(s) ln(1 + mu |s|) / ln(1 + mu) + 1) / 2 * mu)
 
 so silence is code 128. `Spec.extra` says which of the two it is, and the rate; `to_audio` undoes it.
+
+With `local=K` a model is told the recording's `envelope`, too: in every HOP samples the power in each of K bands, what
+a vocoder makes sound of (K = 1 is loudness alone).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, require_choice
 from polymode.core.spec import Levels, Spec
 from polymode.data.assemble import check_fractions, check_positive, label_ids, labelled, need, random_rows
@@ -29,6 +34,10 @@ from polymode.data.dataset import DataSet, Split
 MU = 255
 #: below this many files, each file is cut in time instead of files being dealt to splits
 LEAST_FILES = 10
+#: samples between two frames of an envelope, half of what a frame sees
+HOP = 64
+#: power, of a full-scale tone's, that counts as silence
+SILENCE = 1e-8
 
 
 def read(
@@ -40,6 +49,7 @@ def read(
     stride: int | None = None,
     levels: int = 256,
     labels: bool | None = None,
+    local: int = 0,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
 ) -> DataSet:
@@ -53,6 +63,7 @@ def read(
         stride: distance of two crops, by default length.
         levels: 256 (mu-law codes) or 65536 (every 16-bit sample).
         labels: False leaves class subfolders out of account; True demands them.
+        local: bands of the envelope that models are conditioned on, 0 for none.
         valid_fraction, test_fraction: of the random split.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() == ".wav")
@@ -70,7 +81,7 @@ def read(
     parts = _split(clips, valid_fraction, test_fraction, seed, length, str(path))
     return assemble(
         path.name, parts, ids, condition_spec, rate=rate, length=length, stride=stride, levels=levels,
-        source=str(path), notes=tuple(notes),
+        local=local, source=str(path), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -109,9 +120,11 @@ def read_clips(files: list[Path], name: str, strict: bool) -> tuple[list[np.ndar
 
 def assemble(
     name: str, parts: list[list[tuple[int, np.ndarray]]], ids: Tensor | None, condition_spec: Any, *, rate: int,
-    length: int, stride: int | None, levels: int, **rest: Any,
+    length: int, stride: int | None, levels: int, local: int = 0, **rest: Any,
 ) -> DataSet:  # fmt: skip
     """Crops of clips, given as (clip number, samples) for each split; `ids` are the labels of clips."""
+    if not 0 <= local <= HOP:
+        raise DataError(f"local={local}, expected 0 to {HOP} bands of an envelope")
     require_choice("levels", levels, (256, 65536))
     check_positive(length=length, stride=stride)
     coding = "mu-law" if levels == 256 else "linear"
@@ -121,8 +134,13 @@ def assemble(
         cut = [(clip, crops(samples, length, stride or length)) for clip, samples in part]
         x = torch.from_numpy(np.concatenate([c for _, c in cut]))
         owner = torch.tensor([clip for clip, c in cut for _ in range(len(c))])
-        splits.append(Split(encode(x, levels), labelled(ids, owner)))
+        condition = labelled(ids, owner)
+        if local:
+            condition = replace(condition or Condition(), series=envelope(x, local))
+        splits.append(Split(encode(x, levels), condition))
     train, valid, test = splits
+    if local:
+        condition_spec = replace(condition_spec or ConditionSpec(), series=(-(-length // HOP), local))
     return DataSet(name, spec, train, valid, test, condition_spec, **rest)
 
 
@@ -146,6 +164,18 @@ def encode(samples: Tensor, levels: int) -> Tensor:
     s = samples.double() / 32768
     companded = s.sign() * torch.log1p(MU * s.abs()) / math.log1p(MU)
     return ((companded + 1) / 2 * MU).round().to(torch.uint8)
+
+
+def envelope(samples: Tensor, bands: int) -> Tensor:
+    """(N, ceil(T / HOP), bands) of int16 samples (N, T): ln of the power in bands of equal width, -1 in silence and
+    near 1 at full scale. Frame j sees HOP samples from j HOP on and half as many on each side, under a Hann window."""
+    frames = -(-samples.shape[1] // HOP)
+    spare = frames * HOP - samples.shape[1]
+    padded = torch.nn.functional.pad(samples.float() / 32768, (HOP // 2, HOP // 2 + spare))
+    seen = padded.unfold(1, 2 * HOP, HOP) * torch.hann_window(2 * HOP)  # (N, frames, 2 HOP)
+    power = torch.fft.rfft(seen).abs().square()[..., 1:] / (HOP / 2) ** 2  # without the constant, (N, frames, HOP)
+    sums = torch.stack([part.sum(-1) for part in power.tensor_split(bands, dim=-1)], dim=-1)
+    return 1 - 2 * (sums + SILENCE).log() / math.log(SILENCE)
 
 
 def to_audio(spec: Spec, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from polymode.data.assemble import check_positive, hold_out, random_rows
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.readers import smiles
-from polymode.data.readers.text import from_text, read_utf8
+from polymode.data.readers.text import CHARACTERS, from_text, read_utf8
 from polymode.data.store import locate, locate_folder
 
 Game = Literal["super_mario_bros", "zelda", "lode_runner"]
@@ -25,23 +25,28 @@ WINDOWS: dict[str, tuple[int, int]] = {"super_mario_bros": (14, 28), "zelda": (1
 AMINO_ACIDS = "-ACDEFGHIKLMNPQRSTVWY"
 
 
-def tinyshakespeare(name: str, *, length: int = 64, stride: int | None = None) -> DataSet:
-    """Characters: the first 90 % train; the last 10 %, usually all validation, are halved into valid and test."""
-    return _text(
-        name, "input.txt", length, stride, "the usual validation text (the last 10 %) is halved into valid and test"
-    )
+def tinyshakespeare(name: str, *, length: int = 64, stride: int | None = None, vocabulary: str = CHARACTERS) -> DataSet:
+    """A play: the first 90 % train; the last 10 %, usually all validation, are halved into valid and test.
+
+    Args:
+        name: of the set.
+        length, stride: of windows, in symbols.
+        vocabulary: "characters", "bpe:1024" (a byte-level code of so many tokens), or a folder that holds a code.
+    """
+    note = "the usual validation text (the last 10 %) is halved into valid and test"
+    return _text(name, "input.txt", length, stride, vocabulary, note)
 
 
-def kjv_bible(name: str, *, length: int = 64, stride: int | None = None) -> DataSet:
-    """Characters: the first 90 % train, the last 10 % halved into valid and test."""
-    return _text(name, "kjv.txt", length, stride, "the last 10 % are halved into valid and test")
+def kjv_bible(name: str, *, length: int = 64, stride: int | None = None, vocabulary: str = CHARACTERS) -> DataSet:
+    """The first 90 % train, the last 10 % halved into valid and test; options are those of `tinyshakespeare`."""
+    return _text(name, "kjv.txt", length, stride, vocabulary, "the last 10 % are halved into valid and test")
 
 
-def _text(name: str, file: str, length: int, stride: int | None, note: str) -> DataSet:
+def _text(name: str, file: str, length: int, stride: int | None, vocabulary: str, note: str) -> DataSet:
     entry = BY_NAME[name]
     return from_text(
         read_utf8(locate(entry, file)), name=name, source=entry.source, licence=entry.licence, length=length,
-        stride=stride, valid_fraction=0.05, test_fraction=0.05, notes=(note,),
+        stride=stride, vocabulary=vocabulary, valid_fraction=0.05, test_fraction=0.05, notes=(note,),
     )  # fmt: skip
 
 

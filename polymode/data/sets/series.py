@@ -10,50 +10,60 @@ import torch
 from torch import Tensor
 
 from polymode.core.errors import DataError, require_choice
-from polymode.core.spec import Binary, Spec
-from polymode.data.assemble import check_positive, hold_out, label_ids, labelled, random_rows, real_spec
+from polymode.data.assemble import hold_out, label_ids, labelled, random_rows, real_spec
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.readers.arrays import open_arrays
 from polymode.data.readers.series import from_frame
 from polymode.data.readers.table import read_frame
+from polymode.data.rolls import KEYS, LOWEST_KEY, cut
 from polymode.data.store import locate
 
-#: the lowest key of a piano (MIDI 21) and their number
-LOWEST_KEY, KEYS = 21, 88
+#: the lowest key that any of four voices has, and how many from there to the highest
+LOWEST_VOICED, VOICED = 36, 46
 #: rows of ETTh1 that are used by custom: 12 + 4 + 4 months of 30 days
 MONTH = 30 * 24
 
 
 def jsb_chorales(
-    name: str, *, resolution: Literal["quarter", "16th"] = "quarter", length: int = 16, stride: int | None = None
+    name: str,
+    *,
+    resolution: Literal["quarter", "16th"] = "quarter",
+    length: int = 16,
+    stride: int | None = None,
+    whole: bool = False,
+    voices: bool = False,
 ) -> DataSet:
-    """Windows (length, 88) of piano keys that sound at a step, of the official train, valid and test pieces.
+    """Keys that sound at a step, of the official train, valid and test pieces: windows (length, 88), or whole pieces.
 
     Args:
         name: of the set.
         resolution: quarter (the version with published likelihoods) or 16th.
         length: steps of a window; shorter pieces are left out.
         stride: distance of two training windows, by default length // 2.
+        whole: pieces from their first step to their last, padded with silence, instead of windows.
+        voices: soprano, alto, tenor and bass as blocks of 46 keys each, from another edition of the same chorales.
     """
     require_choice("resolution", resolution, ("quarter", "16th"))
-    check_positive(length=length, stride=stride)
+    if whole and (length != 16 or stride is not None):
+        raise DataError(f"length={length} and stride={stride} came with whole=True; leave out the one or the other")
     entry = BY_NAME[name]
-    pieces = json.loads(locate(entry, f"jsb-chorales-{resolution}.json").read_text())
-    parts, short = [], 0
-    for split in ("train", "valid", "test"):
-        step = (stride or max(1, length // 2)) if split == "train" else length
-        rolls = [_roll(piece) for piece in pieces[split]]
-        short += sum(len(roll) < length for roll in rolls)
-        cut = [roll.unfold(0, length, step).transpose(1, 2) for roll in rolls if len(roll) >= length]
-        if not cut:
-            raise DataError(f"no {split} piece of {name} has {length} steps; give a smaller length")
-        parts.append(Split(torch.cat(cut)))
-    spec = Spec("series", (length, KEYS), Binary(), {"lowest_key": LOWEST_KEY, "resolution": resolution})
-    notes = [f"windows of {length} steps; the ends of pieces that fill no window are left out"]
-    if short:
-        notes.append(f"{short} pieces shorter than {length} steps were left out")
-    return DataSet(name, spec, *parts, source=entry.source, licence=entry.licence, notes=tuple(notes))
+    file = "16th-satb" if voices else resolution
+    found = json.loads(locate(entry, f"jsb-chorales-{file}.json").read_text())
+    every = 4 if voices and resolution == "quarter" else 1
+    pieces = [
+        [(_voices if voices else _roll)(piece[::every]) for piece in found[split]]
+        for split in ("train", "valid", "test")
+    ]
+    extra = {
+        "lowest_key": LOWEST_VOICED if voices else LOWEST_KEY, "resolution": resolution,
+        "steps_per_beat": 1 if resolution == "quarter" else 4, **({"voices": 4} if voices else {}),
+    }  # fmt: skip
+    return cut(
+        name, pieces, extra, length=None if whole else length, stride=stride, source=entry.source,
+        licence=entry.licence,
+        notes=("four voices at every fourth 16th: not the edition of published likelihoods",) if every > 1 else (),
+    )  # fmt: skip
 
 
 def _roll(piece: list[list[float]]) -> Tensor:
@@ -62,6 +72,16 @@ def _roll(piece: list[list[float]]) -> Tensor:
     for t, pitches in enumerate(piece):
         roll[t, [int(p) - LOWEST_KEY for p in pitches]] = 1
     return roll
+
+
+def _voices(piece: list[list[int]]) -> Tensor:
+    """A piece's keys by step and voice, (T, 4 * 46) uint8; -1 is a voice that is silent."""
+    roll = torch.zeros(len(piece), 4, VOICED, dtype=torch.uint8)
+    for t, pitches in enumerate(piece):
+        for voice, pitch in enumerate(pitches):
+            if pitch >= 0:
+                roll[t, voice, pitch - LOWEST_VOICED] = 1
+    return roll.flatten(1)
 
 
 def google_stock(name: str, *, length: int = 24, stride: int = 1) -> DataSet:

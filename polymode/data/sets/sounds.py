@@ -16,7 +16,7 @@ from polymode.data.readers.arrays import open_arrays
 from polymode.data.store import locate, locate_folder
 
 
-def fsdd(name: str, *, seed: int = 0, length: int = 4096, levels: int = 256) -> DataSet:
+def fsdd(name: str, *, seed: int = 0, length: int = 4096, levels: int = 256, local: int = 0) -> DataSet:
     """Spoken digits, one datum a clip, labelled by digit: takes 0 to 4 are for test, one in ten of the others for
     validation.
 
@@ -25,6 +25,7 @@ def fsdd(name: str, *, seed: int = 0, length: int = 4096, levels: int = 256) -> 
         seed: of the validation split.
         length: samples of a clip at 8 kHz; longer clips lose both ends, shorter ones get silence at both ends.
         levels: 256 (mu-law codes) or 65536 (every 16-bit sample).
+        local: bands of the envelope that models are conditioned on beside the digit, 0 for none.
     """
     entry = BY_NAME[name]
     arrays = open_arrays(locate(entry, "fsdd.npz"))
@@ -37,15 +38,16 @@ def fsdd(name: str, *, seed: int = 0, length: int = 4096, levels: int = 256) -> 
     return audio.assemble(
         name, parts, torch.from_numpy(arrays["digit"].astype(np.int64)),
         ConditionSpec(label=10, label_names=tuple("0123456789")), rate=int(arrays["sample_rate"]), length=length,
-        stride=None, levels=levels, source=entry.source, licence=entry.licence,
+        stride=None, levels=levels, local=local, source=entry.source, licence=entry.licence,
         notes=(f"clips are centred in {length} samples; {cut} of {len(clips)} are longer and lose their ends",),
     )  # fmt: skip
 
 
 def speech_prompts(
-    name: str, *, seed: int = 0, length: int = 4096, stride: int | None = None, levels: int = 256
+    name: str, *, seed: int = 0, length: int = 4096, stride: int | None = None, levels: int = 256, local: int = 0
 ) -> DataSet:
-    """Prompts by one speaker, cut into crops: the official 495 / 55 clips, one in ten of the former for validation."""
+    """Prompts by one speaker, cut into crops: the official 495 / 55 clips, one in ten of the former for validation;
+    `local` is the number of bands of the envelope that models are conditioned on."""
     entry = BY_NAME[name]
     folder = locate_folder(entry)
     ids = [(folder / f"{s}.txt").read_text().split() for s in ("train", "test")]
@@ -55,7 +57,8 @@ def speech_prompts(
     rows = [train.tolist(), valid.tolist(), list(range(len(ids[0]), len(files)))]
     return audio.assemble(
         name, [[(i, clips[i]) for i in part] for part in rows], None, None, rate=rate, length=length, stride=stride,
-        levels=levels, source=entry.source, licence=entry.licence, notes=("clips are dealt to splits whole",),
+        levels=levels, local=local, source=entry.source, licence=entry.licence,
+        notes=("clips are dealt to splits whole",),
     )  # fmt: skip
 
 

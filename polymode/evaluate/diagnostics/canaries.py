@@ -175,8 +175,8 @@ def exposure(model: GenerativeModel, canaries: Canaries, *, references: int = 10
     """
     if references < 2:
         raise PolymodeError(f"references={references}, expected at least 2")
-    if model.spec.signature != canaries.spec.signature or model.spec.shape != canaries.spec.shape:
-        raise DataError(f"the canaries are of {canaries.spec}, the model was made for {model.spec}; give its own")
+    if why := model.spec.misfit(canaries.spec):
+        raise DataError(f"the canaries are not of the model's data ({why}); give its own")
     name = score_name(model)
     # a stream of its own, so that no reference is a planted one by construction
     g = rng.generator(seed + 7919 * (canaries.seed + 1))

@@ -5,7 +5,12 @@
     log_density    the data set knows its own density
     modes          the data set knows its own modes
     classifier     the feature space belongs to a classifier
+    labels         the samples were drawn under labels
     model          it measures a model, not samples, so it has no ceiling
+    conditionals   the model knows the distribution of any symbol given any others
+    pairs          a model of targets given sources: symbols conditioned on symbols
+    frames         the data are series of bits
+    music          the data are piano rolls
     train          it compares with training rows, so real training rows are no ceiling for it
 """
 
@@ -15,9 +20,12 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError, nearest
+from polymode.core.rolls import is_music
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Better, Measurement
+from polymode.parts.samplers.masked import HasConditionals
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ METRICS: tuple[Metric, ...] = (
            titles=(("image", "FID"), ("waveform", "FAD"))),
     Metric("inception_score", "inception_score", "IS", "higher", ("classifier",), 40, "kid",
            "Salimans et al. 2016, arXiv:1606.03498", kinds=("image",)),
+    Metric("recognised", "recognised", "recognised", "higher", ("labels",), 2, "speed",
+           "Ravuri and Vinyals 2019, arXiv:1905.10887", kinds=("image", "waveform")),
     Metric("prdc", "prdc", "precision", "higher", (), 20, "sliced_wasserstein",
            "Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797"),
     Metric("mmd", "mmd", "MMD²", "lower", (), 20, "sliced_wasserstein", "Gretton et al. 2012, JMLR 13"),
@@ -86,8 +96,20 @@ METRICS: tuple[Metric, ...] = (
            "Platzer and Reutterer 2021; Chen et al. 2020, arXiv:1909.03935", kinds=("table", "vector")),
     Metric("ngrams", "ngrams", "BLEU", "higher", (), 20, "perplexity",
            "Papineni et al. 2002, ACL; Zhu et al. 2018, arXiv:1802.01886", kinds=("tokens",)),
+    Metric("pairs", "pairs", "exact match", "higher", ("pairs",), 2, "perplexity", "Lin 2004, ACL workshop (ROUGE)",
+           kinds=("tokens",)),
     Metric("perplexity", "perplexity", "perplexity", "lower", ("likelihood",), 2, "ngrams",
            "Jelinek et al. 1977, J. Acoust. Soc. Am. 62", kinds=("tokens",)),
+    Metric("masked", "masked", "masked accuracy", "higher", ("model", "conditionals"), 2, "perplexity",
+           "Devlin et al. 2019, arXiv:1810.04805"),
+    Metric("words", "words", "known words", "higher", ("train",), 2, "ngrams", "Graves 2013, arXiv:1308.0850",
+           kinds=("tokens",)),
+    Metric("parses", "parses", "parses", "higher", (), 2, "ngrams", "Kusner et al. 2017, arXiv:1703.01925",
+           kinds=("tokens",), on_request=True),
+    Metric("frame_nll", "frame_nll", "frame NLL", "lower", ("likelihood", "frames"), 2, "gap",
+           "Boulanger-Lewandowski et al. 2012, arXiv:1206.6392", kinds=("series",)),
+    Metric("music", "music", "pitch-class distance", "lower", ("music",), 8, "speed",
+           "Yang and Lerch 2020, Neural Computing and Applications 32", kinds=("series",)),
     Metric("mcd", "audio", "MCD", None, (), 2, "speed", "Kubichek 1993, IEEE PACRIM", kinds=("waveform",)),
     Metric("gap", "gap", "train/test gap", "lower", ("likelihood", "model"), 8, "memorisation", ""),
     Metric("speed", "speed", "samples/s", "higher", ("model",), 1, "", ""),
@@ -112,7 +134,12 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "log_density": data.log_density is not None,
         "modes": data.modes is not None,
         "classifier": comparison.reference.space.probabilities is not None,
+        "labels": comparison.condition is not None and comparison.condition.label is not None,
         "model": comparison.model is not None,
+        "conditionals": isinstance(comparison.model, HasConditionals),
+        "pairs": comparison.model is not None and _is_given_tokens(comparison.model.condition_spec),
+        "frames": data.spec.signature == "series/binary",
+        "music": is_music(data.spec),
         "train": comparison.model is not None,
     }
     return [
@@ -120,6 +147,10 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         for metric in named
         if all(met[need] for need in metric.needs) and (not metric.kinds or data.spec.kind in metric.kinds)
     ]
+
+
+def _is_given_tokens(spec: ConditionSpec | None) -> bool:
+    return spec is not None and spec.kinds == ("tokens",)
 
 
 def measure(metric: Metric, comparison: Comparison) -> list[Measurement]:

@@ -45,17 +45,32 @@ def c2st(real: Tensor, samples: Tensor, *, scale: float, generator: torch.Genera
     # pairs of one real row and one sample share a fold, so each fold is balanced
     fold = torch.randperm(n, generator=generator) % FOLDS
     fold = torch.cat([fold, fold])
-    gram, moment = design.T @ design, design.T @ target
-    hits = 0.0
-    for f in range(FOLDS):
-        held = design[fold == f]
-        weights = (len(design) - len(held)) * RIDGE * torch.eye(design.shape[1], dtype=z.dtype)
-        solution = torch.linalg.solve(gram - held.T @ held + weights, moment - held.T @ target[fold == f])
-        score = held @ solution
-        # a tie is half a hit: samples equal to the data can't be told apart
-        hits += float(((score > 0) == (target[fold == f] > 0)).double().sum())
+    # a tie is half a hit: samples equal to the data can't be told apart
+    hits = float(((held_out_scores(design, target, fold) > 0) == (target > 0)).double().sum())
     shrink = 1 + FOLDS / (FOLDS - 1)
     return share_interval(hits / shrink, 2 * n / shrink)
+
+
+def held_out_scores(design: Tensor, target: Tensor, fold: Tensor) -> Tensor:
+    """What the ridge regression of all other folds says of each row, (N,) of design (N, F) and target (N,).
+
+    Solved in F unknowns, or in N where there are fewer rows than features: X' (X X' + r)^-1 = (X' X + r)^-1 X'.
+    """
+    dual = len(design) < design.shape[1]
+    gram = design @ design.T if dual else design.T @ design
+    scores = torch.empty_like(target)
+    for f in range(int(fold.max()) + 1):
+        held, kept = fold == f, fold != f
+        ridge = int(kept.sum()) * RIDGE
+        if dual:
+            inner = gram[kept][:, kept]
+            inner.diagonal().add_(ridge)
+            scores[held] = gram[held][:, kept] @ torch.linalg.solve(inner, target[kept])
+        else:
+            inner = gram - design[held].T @ design[held]
+            inner.diagonal().add_(ridge)
+            scores[held] = design[held] @ torch.linalg.solve(inner, design[kept].T @ target[kept])
+    return scores
 
 
 def measure(c: Comparison) -> list[Measurement]:

@@ -11,11 +11,13 @@ interval of the ratio, with the estimator's own error added. A lower bound of th
 and the measurement carries that kind. Uniform noise over V symbols has V a token; a model that gives a row no
 probability has infinity.
 
-`units` counts: characters of the symbols' spellings; words parted by white space, where the data have some. In windows
-of a text the words at both ends are cut, and counting them whole would flatter the model (64 characters hold 12 words
-and show 13): there words are counted by their starts after the first character, times T / (T - 1), which is right on
-average. Symbols spelled by nothing (the padding of short strings) are tokens, as the model has to predict them, and
-no characters.
+`units` counts: characters of the symbols' spellings, and the bytes they have in UTF-8 where those are more, so that
+models of the same text compare whatever their vocabulary; words parted by white space, where the data have some. A
+token of a byte-level code may be part of a character, which counts where its first byte is, and a special symbol is no
+text. In windows of a text the words at both ends are cut, and counting them whole would flatter the model (64
+characters hold 12 words and show 13): there words are counted by their starts after the first character, times
+T / (T - 1), which is right on average. Symbols spelled by nothing (the padding of short strings) are tokens, as the
+model has to predict them, and no characters.
 
 `sliding_nll` scores a text longer than a model's window, as is usual for language models: windows start every `stride`
 tokens, and each scores the tokens that none before it has, with what is left of the window as their context. The
@@ -34,6 +36,7 @@ from torch import Tensor
 from polymode.core import rng
 from polymode.core.errors import PolymodeError
 from polymode.core.spec import Spec
+from polymode.core.spelling import code_of
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
 
@@ -70,14 +73,26 @@ def perplexity(nats: Tensor, units: Tensor, *, std_error: float = 0.0) -> tuple[
 
 
 def units(x: Tensor, spec: Spec) -> dict[str, Tensor]:
-    """How many tokens, and where the symbols are known characters and words, each row (T,) of token data holds."""
+    """How many tokens, and where symbols are known characters, bytes and words, each row (T,) of token data holds."""
     found = {"token": torch.full((len(x),), float(spec.num_dims), dtype=torch.float64)}
     symbols = getattr(spec.support, "symbols", ())
     if not symbols:
         return found
-    texts = ["".join(symbols[i] for i in row) for row in x.flatten(1).tolist()]
-    found["character"] = torch.tensor([float(len(t)) for t in texts], dtype=torch.float64)
-    if any(c.isspace() for s in symbols for c in s):
+    rows, code = x.flatten(1), code_of(spec)
+    if code is None:
+        texts = ["".join(symbols[i] for i in row) for row in rows.tolist()]
+        spelled = [s.encode() for s in symbols]
+    else:
+        texts = [code.decode(row) for row in rows.tolist()]
+        spelled = [b"" if mark else s for s, mark in zip(code.spellings, code.is_special.tolist())]
+    # bytes of the form 10xxxxxx go on with a character that has begun
+    begun = [sum(byte & 0xC0 != 0x80 for byte in s) for s in spelled]
+    found["character"], in_bytes = (
+        torch.tensor(each, dtype=torch.float64)[rows.long()].sum(1) for each in (begun, [len(s) for s in spelled])
+    )
+    if not torch.equal(in_bytes, found["character"]):
+        found["byte"] = in_bytes
+    if any(c.isspace() for s in spelled for c in s.decode(errors="replace")):
         count = _whole_words if "" in symbols else _words_of_a_window
         found["word"] = torch.tensor([count(t) for t in texts], dtype=torch.float64)
     return {name: held for name, held in found.items() if float(held.sum()) > 0}

@@ -5,21 +5,29 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from polymode.core import rolls as bits
 from polymode.core.spec import Spec
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.pictures.base import INK, MODEL, REAL, Panel, Picture, figure, png
 
 #: rolls on each side, and keys around those of the data
 ROLLS, AROUND = 4, 6
+#: steps that two rolls in a row have room for
+LONG = 48
 
 
 def rolls(c: Comparison) -> Picture:
     """The first samples beside test rows, over the keys that sound in the data and half an octave around."""
     spec = c.data.spec
-    real, samples = c.reference.real[:ROLLS], c.samples[:ROLLS]
-    keys = c.reference.real.flatten(0, 1).any(0).nonzero()[:, 0].tolist() or [0, spec.shape[1] - 1]
+    played = bits.keys(spec, c.reference.real)  # (N, T, K)
+    real, samples = played[:ROLLS], bits.keys(spec, c.samples[:ROLLS])
+    keys = played.flatten(0, 1).any(0).nonzero()[:, 0].tolist() or [0, played.shape[2] - 1]
     # the frame follows the data: what a bad sample plays far away falls outside
-    low, high = max(0, keys[0] - AROUND), min(spec.shape[1] - 1, keys[-1] + AROUND)
+    low, high = max(0, keys[0] - AROUND), min(played.shape[2] - 1, keys[-1] + AROUND)
+    # pieces end before the row does; all rolls here end with the longest of them
+    if spec.extra.get("padded"):
+        end = max(1, *bits.lengths(real).tolist(), *bits.lengths(samples).tolist())
+        real, samples = real[:, :end], samples[:, :end]
     about = "keys by time step; lines are the notes C" if "lowest_key" in spec.extra else "variables by time step"
     return Picture(
         "Samples",
@@ -35,9 +43,10 @@ def _draw(x: Tensor, spec: Spec, low: int, high: int, colour: str) -> bytes:
     from matplotlib.colors import ListedColormap
     from matplotlib.ticker import MaxNLocator
 
-    wide = min(2, len(x))
+    # a long roll takes a row of its own, or its steps would be too fine to see
+    wide = 1 if x.shape[1] > LONG else min(2, len(x))
     tall = -(-len(x) // wide)
-    drawn, axes = figure(2.5 * wide, 2.1 * tall, tall, wide)
+    drawn, axes = figure(5.0 if wide == 1 else 2.5 * wide, 1.6 * tall if wide == 1 else 2.1 * tall, tall, wide)
     for i, axis in enumerate(np.ravel(axes)):
         if i >= len(x):
             axis.set_visible(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from polymode.core.spec import Spec
+from polymode.core.spelling import code_of
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.pictures.base import Panel, Picture
 
@@ -18,6 +19,8 @@ def spell(x: Tensor, spec: Spec) -> list[str]:
     rows = [row.flatten().tolist() for row in x]
     if not symbols:
         return [" ".join(map(str, row)) for row in rows]
+    if (code := code_of(spec)) is not None:
+        return [code.decode(row) for row in rows]
     return ["".join(symbols[i] for i in row) for row in rows]
 
 

@@ -5,35 +5,39 @@
 A model says how symbols are read (`run`) and what is carried from one to the next: the state of a recurrent cell, the
 keys and values of a transformer, the past of a dilated convolution. The likelihood takes one pass over whole sequences;
 sampling reads a prefix at once and then one symbol a step. Both are the same numbers, which a test of every model
-shows. Options of decoding are those of `parts.samplers.autoregressive`.
+shows. How symbols are chosen, searched for, constrained and stopped is `parts.samplers.decoding`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasLogProb
+from polymode.core.model import Completes, Continues, GenerativeModel, HasLogProb
 from polymode.core.spec import Spec
-from polymode.parts.samplers.autoregressive import check_options, draw
+from polymode.models.autoregressive._blocks import check_beginning
+from polymode.parts.encoders.condition import Conditioned
+from polymode.parts.samplers.decoding import Allowed, Decoding, beam_search, draw_sequences, stops
 
 
-class SequenceModel(GenerativeModel, HasLogProb):
+class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continues):
     """A model of tokens, or of any lattice data flattened; symbol K is the start symbol.
 
-    A subclass sets `condition_encoder` and defines `run`, and `first_state` and `empty_cache` where it carries one.
+    A subclass sets `condition_encoder` and defines `run`, and `first_state` and `empty_cache` where it carries one; it
+    sets `drop`, the share of rows whose condition is withheld in training, where it may be drawn from with guidance.
     """
 
-    condition_encoder: nn.Module | None
+    drop = 0.0
 
     def __init__(self, spec: Spec, condition_spec: ConditionSpec | None = None) -> None:
         super().__init__(spec, condition_spec)
@@ -58,20 +62,19 @@ class SequenceModel(GenerativeModel, HasLogProb):
         """
 
     # -- likelihood ------------------------------------------------------------------------------------------------
-    def context(self, condition: Condition | None) -> Tensor | None:
-        """The condition's vector (B, W), or None."""
-        return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
-
     def logits(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """The logits of every dimension given those before it, (B, D, K), of data (B, *shape)."""
         context = self.context(condition)
-        inputs = torch.cat([self._start(len(x)), x.flatten(1).long()[:, :-1]], dim=1)
+        inputs = torch.cat([self.begin(len(x)), x.flatten(1).long()[:, :-1]], dim=1)
         return self.run(inputs, 0, self.first_state(context), context)[0]
 
-    def _start(self, n: int) -> Tensor:
+    def begin(self, n: int) -> Tensor:
+        """What stands before the first symbol, (n, 1)."""
         return torch.full((n, 1), self.levels, device=self.device)
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
+        if condition is not None and self.drop:
+            condition = condition.drop(self.drop, generator)
         return Loss(-self._log_prob(x, condition))
 
     def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
@@ -88,26 +91,28 @@ class SequenceModel(GenerativeModel, HasLogProb):
         generator: torch.Generator | None = None,
         seed: int | None = None,
         batch_size: int = 1024,
+        prefix: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw n data; see `GenerativeModel.sample`.
 
         Args:
-            options: temperature, top_k, top_p, min_p, and prefix: symbols that every datum starts with, (P,) for all or
-                (n, P), which then also says n.
+            prefix: symbols that every datum starts with, (P,) for all or (n, P), which then also says n; a list of
+                lists may have one of another length for each datum.
+            options: how symbols are chosen, see `_sample` and `parts.samplers.decoding`.
         """
-        if options.get("prefix") is None:
+        if prefix is None:
             return super().sample(n, condition, generator=generator, seed=seed, batch_size=batch_size, **options)
-        prefix = self._check_prefix(options.pop("prefix"))
-        n = n if n is not None else len(condition) if condition is not None else len(prefix)
-        prefix, g = self._prefix_rows(prefix, n), rng.resolve(generator, seed)
-        condition = self.check_condition(condition, n)
-        pieces = []
-        for i in range(0, n, batch_size):  # a prefix a row is cut into batches as the condition is
-            rows = slice(i, i + batch_size)
-            part = None if condition is None else condition[rows]
-            pieces.append(super().sample(len(prefix[rows]), part, generator=g, prefix=prefix[rows], **options))
-        return torch.cat(pieces)
+        self._check_options("sample", self._sample, options)
+        x, known = self._given(prefix, n if n is not None or condition is None else len(condition))
+        condition, g = self.check_condition(condition, len(x)), rng.resolve(generator, seed)
+        how, pieces = self._how(**options), []
+        with self._evaluating():
+            for i in range(0, len(x), batch_size):
+                rows = slice(i, i + batch_size)
+                part = None if condition is None else condition[rows]
+                pieces.append(self._decode(x[rows], known[rows], part, g, *how)[0].cpu())
+        return torch.cat(pieces).view(-1, *self.spec.shape).to(self.spec.dtype)
 
     def sample_with_log_prob(
         self,
@@ -116,26 +121,24 @@ class SequenceModel(GenerativeModel, HasLogProb):
         *,
         generator: torch.Generator | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        prefix: Tensor | Sequence[int] | None = None,
+        prefix: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """Draw n data at once and tell how likely they were.
 
         Returns:
             The data, and (n,) nats under the model itself: temperature 1, nothing cut off, the prefix included,
-            which is what `log_prob` says of them.
+            which is what `log_prob` says of them. What follows a stop does not count.
         """
         if n < 1:
             raise PolymodeError(f"n={n}, expected at least 1 sample")
-        condition = self.check_condition(condition, n)
-        given = None if prefix is None else self._prefix_rows(self._check_prefix(prefix), n)
-        g = rng.resolve(generator, seed)
+        self._check_options("sample_with_log_prob", self._sample, options)
+        x, known = self._blank(n) if prefix is None else self._given(prefix, n)
+        condition, g = self.check_condition(condition, n), rng.resolve(generator, seed)
         with self._evaluating():
-            x, nats = self._generate(n, condition, g, given, _said(temperature, top_k, top_p, min_p))
-        return x.cpu().to(self.spec.dtype), nats.cpu()
+            x, nats = self._decode(x, known, condition, g, *self._how(**options), score=True)
+        assert nats is not None
+        return x.view(n, *self.spec.shape).cpu().to(self.spec.dtype), nats.cpu()
 
     def _sample(
         self,
@@ -147,63 +150,147 @@ class SequenceModel(GenerativeModel, HasLogProb):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        prefix: Tensor | None = None,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int | None = None,
+        allowed: Allowed | None = None,
+        stop: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        length: int | None = None,
+        beams: int = 1,
+        length_penalty: float = 0.0,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
-        return self._generate(n, condition, generator, prefix, _said(temperature, top_k, top_p, min_p))[0]
+        how = self._how(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram, allowed=allowed, stop=stop, length=length, beams=beams,
+            length_penalty=length_penalty, guidance_scale=guidance_scale,
+        )  # fmt: skip
+        return self._decode(*self._blank(n), condition, generator, *how)[0].view(n, *self.spec.shape)
 
-    def _generate(
+    def _complete(
         self,
-        n: int,
+        x: Tensor,
+        mask: Tensor,
         condition: Condition | None,
         generator: torch.Generator,
-        prefix: Tensor | None,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        """(x, log p(x)): the prefix is read at once, then one symbol a step with the state carried."""
-        d, context = self.spec.num_dims, self.context(condition)
-        x = torch.zeros(n, d, dtype=torch.int64, device=self.device)
-        given = 0 if prefix is None else prefix.shape[1]
-        if prefix is not None:
-            x[:, :given] = prefix
-        inputs = torch.cat([self._start(n), x[:, :given]], dim=1)[:, :d]
-        logits, state = self.run(inputs, 0, self.empty_cache(n, context), context)
-        nats = _log_prob_of(logits[:, :given], x[:, :given]).sum(1)
-        for t in range(given, d):
-            x[:, t] = draw(logits[:, -1], generator, **options)
-            nats = nats + _log_prob_of(logits[:, -1], x[:, t])
-            if t + 1 < d:
-                logits, state = self.run(x[:, t : t + 1], t + 1, state, context)
-        return x.view(n, *self.spec.shape), nats
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        allowed: Allowed | None = None,
+        guidance_scale: float = 1.0,
+        approximate: bool = False,
+    ) -> Tensor:
+        known = mask.flatten(1)
+        check_beginning(known, approximate)
+        how = self._how(
+            temperature=temperature, top_k=top_k, top_p=top_p, allowed=allowed, guidance_scale=guidance_scale
+        )
+        filled, _ = self._decode(x.flatten(1).long() * known, known, condition, generator, *how)
+        return filled.view(x.shape)
 
-    def _check_prefix(self, prefix: Tensor | Sequence[int]) -> Tensor:
-        """The prefix as (1, P) or (n, P) symbols, or DataError."""
-        symbols, d = torch.as_tensor(prefix), self.spec.num_dims
-        symbols = symbols.unsqueeze(0) if symbols.dim() == 1 else symbols
-        if symbols.dim() != 2 or symbols.shape[1] > d or symbols.is_floating_point():
-            raise DataError(
-                f"prefix has shape {tuple(symbols.shape)} and dtype {symbols.dtype}, expected (P,) or (n, P) whole "
-                f"numbers with P up to {d}"
+    def _how(
+        self,
+        *,
+        stop: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        guidance_scale: float = 1.0,
+        **options: Any,
+    ) -> tuple[Decoding, float]:
+        """The options of `_sample` as the engine takes them, and the guidance."""
+        if guidance_scale != 1.0 and not self.drop:
+            raise PolymodeError(
+                f"guidance_scale={guidance_scale} of a model that never learned without its condition: train a "
+                "conditional one with drop=0.1, or leave the scale at 1"
             )
-        if symbols.numel() and (symbols.min() < 0 or symbols.max() >= self.levels):
-            raise DataError(
-                f"prefix ranges from {symbols.min()} to {symbols.max()}, expected 0 to {self.levels - 1} ({self.spec})"
-            )
-        return symbols.long().to(self.device)
+        runs = stops(stop)
+        if any(not 0 <= k < self.levels for run in runs for k in run):
+            raise PolymodeError(f"stop={stop!r}: expected symbols from 0 to {self.levels - 1} ({self.spec})")
+        symbols = getattr(self.spec.support, "symbols", ())
+        # the symbol that is spelled as nothing is what data are padded with
+        filler = symbols.index("") if "" in symbols else runs[0][-1] if runs else 0
+        return Decoding(stop=runs, filler=filler, **options), guidance_scale
 
-    def _prefix_rows(self, prefix: Tensor, n: int) -> Tensor:
-        if len(prefix) not in (1, n):
-            raise DataError(f"prefix has {len(prefix)} rows, expected one for all or {n}, one a datum")
-        return prefix.expand(n, -1)
+    def _decode(
+        self,
+        x: Tensor,
+        known: Tensor | None,
+        condition: Condition | None,
+        generator: torch.Generator,
+        decoding: Decoding,
+        guidance_scale: float,
+        *,
+        score: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (n, D) filled where it is not known, and (n,) nats where asked for (and of every search)."""
+        reader = _Reader(self, len(x), condition, guidance_scale)
+        if decoding.beams > 1:
+            return beam_search(reader, x, known, decoding)
+        return draw_sequences(reader, x, known, decoding, generator, score=score)
+
+    def keep(self, state: Any, rows: Tensor) -> Any:
+        """The state of some rows, in their order; here tensors and tuples of them with rows first, and caches."""
+        return keep_rows(state, rows)
+
+    def _blank(self, n: int) -> tuple[Tensor, None]:
+        return torch.zeros(n, self.spec.num_dims, dtype=torch.int64, device=self.device), None
+
+    def _given(self, prefix: Tensor | Sequence[Any], n: int | None) -> tuple[Tensor, Tensor]:
+        """(x, known), (n, D) each, that begin with the prefixes; DataError unless they can."""
+        ragged = not isinstance(prefix, Tensor) and any(isinstance(row, list | tuple | Tensor) for row in prefix)
+        rows = [torch.as_tensor(row) for row in prefix] if ragged else [*torch.atleast_2d(torch.as_tensor(prefix))]
+        if n is not None and len(rows) not in (1, n):
+            raise DataError(f"prefix has {len(rows)} rows, expected one for all or {n}, one a datum")
+        x, d = self._blank(len(rows))[0], self.spec.num_dims
+        known = torch.zeros_like(x, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            if row.dim() != 1 or len(row) > d or (row.is_floating_point() and len(row)):
+                raise DataError(
+                    f"prefix has shape {tuple(row.shape)} and dtype {row.dtype}, expected up to {d} whole numbers a "
+                    "datum, as (P,) or (n, P)"
+                )
+            if len(row) and (row.min() < 0 or row.max() >= self.levels):
+                raise DataError(
+                    f"prefix ranges from {row.min()} to {row.max()}, expected 0 to {self.levels - 1} ({self.spec})"
+                )
+            x[i, : len(row)], known[i, : len(row)] = row.to(x), True
+        many = len(rows) if n is None else n
+        return x.expand(many, -1).clone(), known.expand(many, -1)
 
 
-def _log_prob_of(logits: Tensor, symbols: Tensor) -> Tensor:
-    """log softmax(logits) at the symbols: (..., K), (...) -> (...)."""
-    return logits.log_softmax(-1).gather(-1, symbols.unsqueeze(-1)).squeeze(-1)
+class _Reader:
+    """What decoding sees of a model: n sequences and their state, each read twice where there is guidance."""
+
+    def __init__(self, model: SequenceModel, n: int, condition: Condition | None, guidance_scale: float) -> None:
+        self.model, self.scale, self.twice = model, guidance_scale, guidance_scale != 1.0
+        if self.twice and condition is not None:
+            both = condition[torch.arange(2 * n, device=model.device) % n]
+            condition = replace(both, dropped=torch.arange(2 * n, device=model.device) >= n)
+        self.n, self.context = n, model.context(condition)
+        self.state = model.empty_cache(n * (1 + self.twice), self.context)
+
+    def begin(self) -> Tensor:
+        return self.model.begin(self.n)
+
+    def read(self, symbols: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        if self.twice:
+            symbols = symbols.repeat(2, 1)
+        logits, self.state = self.model.run(symbols, start, self.state, self.context)
+        if not self.twice:
+            return logits, logits
+        given, free = logits.chunk(2)
+        return free + self.scale * (given - free), given
+
+    def keep(self, rows: Tensor) -> None:
+        every = torch.cat([rows, rows + self.n]) if self.twice else rows
+        self.n = len(rows)
+        self.state, self.context = self.model.keep(self.state, every), keep_rows(self.context, every)
 
 
-def _said(
-    temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
-) -> dict[str, float | int | None]:
-    """The options of decoding, checked."""
-    check_options(temperature, top_k, top_p, min_p)
-    return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+def keep_rows(state: Any, rows: Tensor) -> Any:
+    """Some rows of None, a tensor, a tuple of these, or what has a method `rows`."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return state[rows]
+    if isinstance(state, tuple):
+        return tuple(keep_rows(part, rows) for part in state)
+    return state.rows(rows)

@@ -6,8 +6,8 @@ high-dimensional discrete data with multi-layer neural networks, for values of m
 
     p(x) = prod_d p(x_d | x_<d),   p(x_d = 1 | x_<d) = sigmoid(b_d + sum_{e<d} L_de x_e)
 
-`FVSBN.params` holds all conditionals as one product b + L x with a strictly lower triangular L, `FVSBN._log_prob` the
-sum, `FVSBN._sample` ancestral sampling, which adds the columns of a dimension to all later logits once it is drawn.
+`FVSBN.params` holds all conditionals as one product b + L x with a strictly lower triangular L, `FVSBN.log_prob_by` the
+sum, `FVSBN._walk` ancestral sampling, which adds the columns of a dimension to all later logits once it is drawn.
 The log-likelihood is concave in b and L where a head is Bernoulli or categorical, so training starts from zero.
 Deviation: bits are read as -1 and 1, which rescales L and moves b; levels and tokens have softmax conditionals (many
 levels mixtures of discretised logistics) on scaled levels or one-hot tokens; a condition's encoding is added to the
@@ -26,21 +26,19 @@ from torch import Tensor, nn
 
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
-from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import GenerativeModel, HasLogProb
+from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Dimension, one_dimension
-from polymode.parts.distributions.heads import head_for
+from polymode.models.autoregressive._blocks import Dimension, Draw, Ordered, one_dimension
+from polymode.parts.distributions.heads import Head, head_for
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.masked import MaskedLinear
-from polymode.parts.samplers.autoregressive import check_options
 
 #: four bytes each, thrice with the optimiser's moments; long one-hot texts would need more than this
 MOST_WEIGHTS = 2**28
 
 
-class FVSBN(GenerativeModel, HasLogProb):
+class FVSBN(Ordered):
     """Logistic (softmax) regressions in a chain, for any lattice data.
 
     Args:
@@ -75,6 +73,7 @@ class FVSBN(GenerativeModel, HasLogProb):
         one = one_dimension(spec, 0)
         self.one = Dimension(Features(one), head_for(one, components=components, levels_as=levels_as))
         self.regressions = MaskedLinear(self.features.owner < self.head.owner.unsqueeze(1))
+        self.set_orders("natural", 1, 0)
         self.condition_encoder, _ = encoder_for(condition_spec, self.head.num_params)
         with torch.no_grad():
             nn.init.zeros_(self.regressions.weight)
@@ -87,25 +86,19 @@ class FVSBN(GenerativeModel, HasLogProb):
             return params
         return params + self.condition_encoder(condition)
 
-    def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        return Loss(-self._log_prob(x, condition))
-
-    def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
+    def log_prob_by(self, order: int, x: Tensor, condition: Condition | None) -> Tensor:
         return self.head.log_prob(x, self.params(x, condition)).sum(1)
 
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        check_options(temperature)
+    def _walk(self, order: int, n: int, condition: Condition | None, draw: Draw) -> None:
         d, columns = self.spec.num_dims, self.regressions.weight.T.contiguous()  # (F, P), a slice of rows a dimension
         width, features = self.head.num_params // d, self.features.size // d
         params = self.regressions.bias.repeat(n, 1)
         if condition is not None and self.condition_encoder is not None:
             params += self.condition_encoder(condition)
-        x = torch.zeros(n, d, dtype=self.spec.dtype, device=self.device)
         for i in range(d):
             later = (i + 1) * width
-            x[:, i] = self.one.head.sample(params[:, later - width : later], generator, temperature)[:, 0]
-            known = self.one.features(x[:, i : i + 1])
+            known = self.one.features(draw(i, params[:, later - width : later]))
             params[:, later:].addmm_(known, columns[i * features : (i + 1) * features, later:])
-        return x.view(n, *self.spec.shape)
+
+    def head_of(self, dim: int) -> Head:
+        return self.one.head

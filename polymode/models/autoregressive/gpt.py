@@ -1,7 +1,7 @@
 """GPT: a causal transformer reads what came before and gives the distribution of the next symbol.
 
 Radford, Narasimhan, Salimans and Sutskever 2018, Improving Language Understanding by Generative Pre-Training; the order
-of norms, the initial weights and the gelu are those of Radford et al. 2019 (GPT-2); images as sequences of pixels are
+of norms and the initial weights are those of Radford et al. 2019 (GPT-2); images as sequences of pixels are
 Chen et al. 2020, Generative Pretraining from Pixels (iGPT).
 
     log p(x) = sum_t log p(x_t | x_<t),   p(x_t | x_<t) = softmax(E h_t)          (eq. 1 and 2; E the embedding, tied)
@@ -43,6 +43,7 @@ class GPT(SequenceModel):
         layers: blocks.
         heads: of attention in each block.
         dropout: share of activations and attention weights dropped in training.
+        drop: share of rows whose condition is withheld in training, for guidance.
 
     Raises:
         PolymodeError: a width that is no multiple of heads, sizes below one, or a dropout outside [0, 1).
@@ -61,6 +62,7 @@ class GPT(SequenceModel):
         layers: int = 4,
         heads: int = 4,
         dropout: float = 0.0,
+        drop: float = 0.0,
     ) -> None:
         super().__init__(spec, condition_spec)
         if min(width, layers, heads) < 1 or not 0 <= dropout < 1:
@@ -68,6 +70,7 @@ class GPT(SequenceModel):
                 f"width={width}, layers={layers}, heads={heads}, dropout={dropout}: expected sizes of at least 1 and a "
                 "dropout of at least 0 and below 1"
             )
+        self.drop = drop
         self.embedding = nn.Embedding(self.levels + 1, width)  # the last row is the start symbol
         self.positions = nn.Embedding(spec.num_dims, width)
         self.dropout = nn.Dropout(dropout)

@@ -48,6 +48,7 @@ class GRU(SequenceModel):
         dropout: share of activations dropped between layers and before the output, in training.
         positions: a learned vector of the position in every input; "auto" has them for all but tokens, where a
             window may start anywhere in a text.
+        drop: share of rows whose condition is withheld in training, for guidance.
 
     Raises:
         PolymodeError: an unknown cell or positions, or a dropout outside [0, 1).
@@ -66,13 +67,14 @@ class GRU(SequenceModel):
         cell: Cell = "gru",
         dropout: float = 0.0,
         positions: Positions = "auto",
+        drop: float = 0.0,
     ) -> None:
         super().__init__(spec, condition_spec)
         require_choice("cell", cell, ("gru", "lstm"))
         require_choice("positions", positions, ("auto", "learned", "none"))
         if not 0 <= dropout < 1:
             raise PolymodeError(f"dropout={dropout}: expected at least 0 and below 1")
-        self.layers, self.cell = layers, cell
+        self.layers, self.cell, self.drop = layers, cell, drop
         self.embedding = nn.Embedding(self.levels + 1, embed)  # the last row is the start symbol
         placed = positions == "learned" or (positions == "auto" and spec.kind != "tokens")
         self.positions = nn.Embedding(spec.num_dims, embed) if placed else None
@@ -102,3 +104,8 @@ class GRU(SequenceModel):
             embedded = embedded + self.to_input(context).unsqueeze(1)
         h, state = self.recurrent(embedded, state)
         return self.last(self.dropout(h)), state
+
+    def keep(self, state: State | None, rows: Tensor) -> State | None:
+        if isinstance(state, tuple):
+            return state[0][:, rows], state[1][:, rows]
+        return None if state is None else state[:, rows]

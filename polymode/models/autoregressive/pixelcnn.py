@@ -2,7 +2,8 @@
 
 van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves and Kavukcuoglu 2016, Conditional Image Generation with PixelCNN
 Decoders (arXiv:1606.05328), with gated=True; van den Oord, Kalchbrenner and Kavukcuoglu 2016, Pixel Recurrent Neural
-Networks (arXiv:1601.06759), with gated=False.
+Networks (arXiv:1601.06759), with gated=False; Salimans, Karpathy, Chen and Kingma 2017, PixelCNN++ (arXiv:1701.05517),
+for the head of many levels.
 
     log p(x | h) = sum_i log p(x_i | x_<i, h),   i over rows, columns, colours                         (eq. 1 and 3)
     y = tanh(W_f * x + V_f^T h) . sigmoid(W_g * x + V_g^T h),   h the condition's vector               (eq. 2 and 4)
@@ -11,10 +12,11 @@ A gated layer has a vertical stack, which reads the rows above and passes itself
 reads the pixels to the left; together they see every earlier pixel within reach. The plain network's one stack of
 masked 3x3 convolutions has a blind spot to the upper right, because a step to the right costs a step up.
 `GatedLayer` holds eq. 2 and 4, `Block` the plain network's residual block, `parts.nn.masked_conv` the masks,
-`PixelCNN._log_prob` the sum, `PixelCNN._generate` sampling.
+`_pixels` the sum and sampling, `parts.distributions` the mixtures of logistics of PixelCNN++: of single colours, which
+the network's masks order (the default), or with colours="linear" of whole pixels, as in that paper (eq. 3).
 Deviation: a learned bias a position after the first layer (it tells the centre from the border at once, which short
 training needs); the plain network takes a condition too, as a bias in every block; heads for binary pixels and for
-mixtures of logistics beside the papers' softmax over 256 levels.
+mixtures of logistics beside the papers' softmax over 256 levels. Of PixelCNN++ there is the head only, not its network.
 
 Likelihood: exact, one pass. Sampling: one pixel and colour a step on cached rows, each costing a column of every layer.
 Expected: binarised MNIST near 89.5 nats (test) after 160 s on one core, that is 10,700 images, with width=24, layers=5,
@@ -26,22 +28,22 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymode.core import rng
-from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import PolymodeError
-from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import GenerativeModel, HasLogProb
+from polymode.core.condition import ConditionSpec
+from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Dimension, one_dimension
-from polymode.parts.distributions.heads import head_for
-from polymode.parts.encoders.condition import Conditioned, encoder_for
-from polymode.parts.features import Features
+from polymode.models.autoregressive._pixels import (
+    Colours,
+    NetworkSteps,
+    PixelModel,
+    PixelNetwork,
+    check_sizes,
+    first_convolution,
+)
+from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn.masked_conv import GATE_GAIN, Mask, MaskedConv2d, PixelSteps, RowSteps, gate, spread_groups
-from polymode.parts.samplers.autoregressive import check_options
 
 
 class GatedLayer(nn.Module):
@@ -67,6 +69,10 @@ class GatedLayer(nn.Module):
             return 0.0, 0.0
         vertical, horizontal = self.context(context)[:, :, None, None].chunk(2, dim=1)
         return vertical, horizontal
+
+    def steps(self, n: int, width: int, context: Tensor | None) -> GatedSteps:
+        """The layer on n images of some width."""
+        return GatedSteps(self, n, width, context)
 
     def forward(self, v: Tensor, h: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         to_v, to_h = self.biases(context)
@@ -111,6 +117,10 @@ class Block(nn.Module):
         """What the condition adds to the masked convolution, (B, width / 2, 1, 1), or None."""
         return None if self.context is None or context is None else self.context(context)[:, :, None, None]
 
+    def steps(self, n: int, width: int, context: Tensor | None) -> BlockSteps:
+        """The block on n images of some width."""
+        return BlockSteps(self, n, width, context)
+
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         h, bias = self.conv(self.down(x.relu()).relu()), self.bias(context)
         return x + self.up((h if bias is None else h + bias).relu())
@@ -131,100 +141,36 @@ class BlockSteps:
         return x + self.up.step(column, h.relu())
 
 
-class PixelNetwork(nn.Module):
-    """(B, C, H, W) -> (B, P, H, W), where channels of group g see earlier pixels and the colours before g.
+class GatedNetwork(PixelNetwork):
+    """A :class:`PixelNetwork` of gated layers, the first included."""
 
-    Args:
-        out_groups: (P,) colour that each output channel belongs to.
-        size: (H, W).
-    """
+    def body(self, x: Tensor, context: Tensor | None) -> Tensor:
+        above = F.pad(x, (0, 0, 1, 0))[:, :, :-1]  # row r holds row r - 1: the vertical stack never sees its own
+        v, h = self.first(above, x, context)
+        h = h + self.position
+        for layer in self.layers:
+            v, h = layer(v, h, context)
+        return h
 
-    def __init__(
-        self,
-        colours: int,
-        out_groups: Tensor,
-        size: tuple[int, int],
-        *,
-        gated: bool,
-        width: int,
-        layers: int,
-        first_kernel: int,
-        kernel: int,
-        context_features: int,
-    ) -> None:
-        super().__init__()
-        image, groups, k = torch.arange(colours), spread_groups(width, colours), first_kernel // 2
-        self.first: GatedLayer | MaskedConv2d
-        if gated:
-            self.first = GatedLayer(image, groups, first_kernel, "A", context_features)
-            rest = nn.ModuleList(GatedLayer(groups, groups, kernel, "B", context_features) for _ in range(layers - 1))
-        else:
-            self.first = MaskedConv2d(image, groups, above=k, left=k, right=k, mask="A")
-            rest = nn.ModuleList(Block(groups, colours, kernel, context_features) for _ in range(layers - 1))
-        self.layers = rest
-        self.position = nn.Parameter(torch.zeros(width, *size))
-        self.hidden = MaskedConv2d(groups, groups, mask="B", gain=math.sqrt(2))
-        self.last = MaskedConv2d(groups, out_groups, mask="B")
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if isinstance(self.first, GatedLayer):
-            above = F.pad(x, (0, 0, 1, 0))[:, :, :-1]  # row r holds row r - 1: the vertical stack never sees its own
-            v, h = self.first(above, x, context)
-            h = h + self.position
-            for layer in self.layers:
-                v, h = layer(v, h, context)
-        else:
-            h = self.first(x) + self.position
-            for layer in self.layers:
-                h = layer(h, context)
-        return self.last(self.hidden(h.relu()).relu())
+    def steps(self, n: int, context: Tensor | None) -> GatedNetworkSteps:
+        return GatedNetworkSteps(self, n, context)
 
 
-class NetworkSteps:
-    """A :class:`PixelNetwork` on n images, pixel by pixel: `next_row` before each row, `step` for its columns, and
-    `put` once all colours of a pixel are known."""
+class GatedNetworkSteps(NetworkSteps):
+    """A :class:`GatedNetwork` on n images, where each row's vertical stack comes before its pixels."""
 
-    def __init__(self, network: PixelNetwork, n: int, context: Tensor | None) -> None:
-        width = network.position.shape[2]
-        self.position = network.position.permute(1, 2, 0)  # (H, W, C)
-        self.first: GatedSteps | PixelSteps
-        self.layers: list[GatedSteps | BlockSteps] = []
-        if isinstance(network.first, GatedLayer):
-            self.first = first = GatedSteps(network.first, n, width, context)
-            self.pixels = first.horizontal
-        else:
-            self.first = self.pixels = PixelSteps(network.first, n, width)
-        for layer in network.layers:
-            if isinstance(layer, GatedLayer):
-                self.layers.append(GatedSteps(layer, n, width, context))
-            elif isinstance(layer, Block):
-                self.layers.append(BlockSteps(layer, n, width, context))
-        self.hidden, self.last = PixelSteps(network.hidden, n, width), PixelSteps(network.last, n, width)
-        self.at = -1
+    def first_steps(self, network: PixelNetwork, n: int, context: Tensor | None) -> tuple[GatedSteps, PixelSteps]:
+        assert isinstance(network.first, GatedLayer)
+        first = network.first.steps(n, self.width, context)
+        return first, first.horizontal
 
     def next_row(self, previous: Tensor) -> None:
-        """Begin the next row, given the features of the one before, (n, C, 1, W), zeros at first."""
-        self.at += 1
         v = previous
         for layer in (self.first, *self.layers):
-            if isinstance(layer, GatedSteps):
-                v = layer.next_row(v)
-            else:
-                layer.next_row()
-
-    def step(self, column: int, pixel: Tensor) -> Tensor:
-        """The outputs at a column, (n, P), given its features so far, (n, C)."""
-        h = self.first.step(column, pixel) + self.position[self.at, column]
-        for layer in self.layers:
-            h = layer.step(column, h)
-        return self.last.step(column, self.hidden.step(column, h.relu()).relu())
-
-    def put(self, column: int, pixel: Tensor) -> None:
-        """Tell all features of a column, (n, C), of which the last colour was drawn after its last step."""
-        self.pixels.put(column, pixel)
+            v = layer.next_row(v)
 
 
-class PixelCNN(Conditioned, GenerativeModel, HasLogProb):
+class PixelCNN(PixelModel):
     """A convolutional autoregressive model of images.
 
     Args:
@@ -236,9 +182,12 @@ class PixelCNN(Conditioned, GenerativeModel, HasLogProb):
         first_kernel, kernel: odd sizes of the first layer's kernel and of the others'.
         components: mixture components of the head where it is a mixture.
         levels_as: head of ordered levels.
+        colours: "masked" colours see those before them in the network; "linear" ones in the head of PixelCNN++ alone,
+            which is drawn at once: samples of colour images in a third of the time.
 
     Raises:
-        PolymodeError: an even kernel, no layer, or a width that leaves a colour without channels.
+        PolymodeError: an even kernel, no layer, a width that leaves a colour without channels, or linear colours of
+            levels that are not to be mixtures of logistics.
     """
 
     defaults: ClassVar = TrainingDefaults(learning_rate=3e-3, batch_size=16, ema=0.99, clip=1.0)
@@ -255,92 +204,25 @@ class PixelCNN(Conditioned, GenerativeModel, HasLogProb):
         kernel: int = 3,
         components: int = 5,
         levels_as: Literal["auto", "categorical", "logistic"] = "auto",
+        colours: Colours = "masked",
     ) -> None:
-        super().__init__(spec, condition_spec)
-        colours, *size = spec.shape
-        _check_sizes(colours, width, layers, gated, {"first_kernel": first_kernel, "kernel": kernel})
-        self.features = Features(spec)
-        self.head = head_for(spec, components=components, levels_as=levels_as)
-        one = one_dimension(spec, 0)
-        self.dimension = Dimension(Features(one), head_for(one, components=components, levels_as=levels_as))
-        self.each = self.dimension.head.num_params
+        super().__init__(spec, condition_spec, components=components, levels_as=levels_as, colours=colours)
+        check_sizes(self.draws, width, layers, {"first_kernel": first_kernel, "kernel": kernel}, halved=not gated)
         self.condition_encoder, context = encoder_for(condition_spec, width)
-        self.network = PixelNetwork(
-            colours, torch.arange(colours).repeat_interleave(self.each), (size[0], size[1]), gated=gated, width=width,
-            layers=layers, first_kernel=first_kernel, kernel=kernel, context_features=context,
-        )  # fmt: skip
-        with torch.no_grad():
-            self.network.last.bias.copy_(self.dimension.head.initial().repeat(colours))
+        image, groups, outputs = self.groups(width)
+        first: nn.Module
+        if gated:
+            first = GatedLayer(image, groups, first_kernel, "A", context)
+            rest = [GatedLayer(groups, groups, kernel, "B", context) for _ in range(layers - 1)]
+            self.network: PixelNetwork = GatedNetwork(first, rest, groups, outputs, self.size, self.each)
+        else:
+            first = first_convolution(image, groups, first_kernel)
+            blocks = [Block(groups, self.draws, kernel, context) for _ in range(layers - 1)]
+            self.network = PixelNetwork(first, blocks, groups, outputs, self.size, self.each)
+        self.network.start_at(self.one.initial())
 
-    # -- likelihood ------------------------------------------------------------------------------------------------
-    def params(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """Head parameters (B, P) of data (B, C, H, W), dimension by dimension as the head reads them."""
-        y = self.network(self.features(x).view(len(x), *self.spec.shape), self.context(condition))
-        return y.unflatten(1, (-1, self.each)).movedim(2, -1).flatten(1)  # (B, C P, H, W) -> (B, C, H, W, P) -> (B, .)
+    def outputs(self, canvas: Tensor, context: Tensor | None) -> Tensor:
+        return self.network(canvas, context)
 
-    def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        return Loss(-self._log_prob(x, condition))
-
-    def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
-        return self.head.log_prob(x, self.params(x, condition)).sum(1)
-
-    # -- sampling --------------------------------------------------------------------------------------------------
-    def sample_with_log_prob(
-        self,
-        n: int = 1,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        temperature: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw n data at once and tell how likely they were.
-
-        Returns:
-            The data, and (n,) nats under the model at temperature 1, which is what `log_prob` says of them.
-        """
-        if n < 1:
-            raise PolymodeError(f"n={n}, expected at least 1 sample")
-        condition, g = self.check_condition(condition, n), rng.resolve(generator, seed)
-        with self._evaluating():
-            nats = torch.zeros(n, dtype=self.dtype, device=self.device)
-            x = self._generate(n, condition, g, temperature, nats)
-        return x.cpu(), nats.cpu()
-
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        return self._generate(n, condition, generator, temperature, None)
-
-    def _generate(
-        self, n: int, condition: Condition | None, generator: torch.Generator, temperature: float, nats: Tensor | None
-    ) -> Tensor:
-        """Data drawn pixel by pixel and colour by colour; log-probabilities of the steps are added to `nats`."""
-        check_options(temperature)
-        colours, height, width = self.spec.shape
-        x = torch.zeros(n, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
-        y = torch.zeros(n, *self.spec.shape, dtype=self.dtype, device=self.device)  # its features
-        steps, head = NetworkSteps(self.network, n, self.context(condition)), self.dimension.head
-        for r in range(height):
-            steps.next_row(y[:, :, r - 1 : r] if r else torch.zeros_like(y[:, :, :1]))
-            for c in range(width):
-                for colour in range(colours):
-                    params = steps.step(c, y[:, :, r, c])[:, colour * self.each : (colour + 1) * self.each]
-                    value = head.sample(params, generator, temperature)  # (n, 1)
-                    if nats is not None:
-                        nats += head.log_prob(value, params)[:, 0]
-                    x[:, colour, r, c] = value[:, 0]
-                    y[:, colour, r, c] = self.dimension.features(value)[:, 0]
-                steps.put(c, y[:, :, r, c])
-        return x
-
-
-def _check_sizes(colours: int, width: int, layers: int, gated: bool, kernels: dict[str, int]) -> None:
-    for name, size in kernels.items():
-        if size < 3 or size % 2 == 0:
-            raise PolymodeError(f"{name}={size}: expected an odd size of at least 3")
-    if layers < 1:
-        raise PolymodeError(f"layers={layers}: expected at least 1")
-    least = colours if gated else 2 * colours - 1
-    if width < least:
-        raise PolymodeError(f"width={width}: expected at least {least}, so that each of {colours} colours has channels")
+    def steps(self, n: int, context: Tensor | None) -> NetworkSteps:
+        return self.network.steps(n, context)

@@ -7,12 +7,16 @@ Model for Raw Audio (arXiv:1609.03499).
     logits = W_2 relu(W_1 relu(sum of the layers' skips))                                           (figure 4)
 
 `WaveNet.run` holds the network, `parts.nn.dilated` the gated units and the rings of their past; the sum and sampling
-are those of every sequence model (`_sequence`). Recordings come as mu-law levels from the reader (section 2.2). A
-condition is global (section 2.5): its vector enters every unit.
-Deviation: the start of a sequence is a symbol of its own. Local conditioning, on a signal in step with the samples, is
-not here.
+are those of every sequence model (`_sequence`). Recordings come as mu-law levels from the reader (section 2.2). The
+condition enters every unit (section 2.5): a label, vector or tokens are global, one vector for all samples; a series is
+local, each of its F frames said to the next ceil(T / F) samples.
+Deviation: the start of a sequence is a symbol of its own; a local signal is repeated up to the rate of the samples,
+which the paper found slightly worse than a learned upsampling; residual products have no bias, the gates have.
 
 Likelihood: exact, one pass. Sampling: T steps of one column of each layer.
+Expected: `polymode fit fsdd --model wavenet --set layers=11 --batch-size 4 --learning-rate 3e-3 --minutes 14`, in which
+272 steps were made, 4.17 bits a sample on the test takes, and 3.67 after 1702 more steps of 2 clips at 2e-3 (FLAC of
+the same 8-bit codes 4.99, an order-1 Markov chain 4.45).
 """
 
 from __future__ import annotations
@@ -66,12 +70,23 @@ class WaveNet(SequenceModel):
             )
         self.embedding = nn.Embedding(self.levels + 1, channels)  # the last row is the start symbol
         self.condition_encoder, width = encoder_for(condition_spec, skip)
-        self.network = DilatedStack(channels, skip, layers=layers, stacks=stacks, context_features=width)
+        frames = condition_spec.series[0] if condition_spec is not None and condition_spec.series is not None else 1
+        self.network = DilatedStack(
+            channels, skip, layers=layers, stacks=stacks, context_features=width, hold=-(-spec.num_dims // frames)
+        )
         self.hidden, self.last = nn.Linear(skip, skip), nn.Linear(skip, self.levels)
 
     def empty_cache(self, n: int, context: Tensor | None) -> Past:
-        return self.network.empty_past(n)
+        return self.network.empty_past(n, context)
 
     def run(self, inputs: Tensor, start: int, state: Past | None, context: Tensor | None) -> tuple[Tensor, Past | None]:
+        if state is not None and inputs.shape[1] == 1:
+            return self._step(inputs[:, 0], start, state).unsqueeze(1), state
         skips = self.network(self.embedding(inputs), context, start, state)  # (B, t, S)
         return self.last(F.relu(self.hidden(F.relu(skips)))), state
+
+    def _step(self, inputs: Tensor, start: int, past: Past) -> Tensor:
+        """The logits (B, K) after one symbol each; plain functions, as calling a module takes longer than its sum."""
+        skips = past.step(start, self.embedding.weight.index_select(0, inputs))  # (B, S)
+        hidden = F.linear(skips.relu_(), self.hidden.weight, self.hidden.bias)
+        return F.linear(hidden.relu_(), self.last.weight, self.last.bias)

@@ -119,7 +119,7 @@ class _MixtureHead(Head):
         return centres.gather(-1, which).squeeze(-1), log_scales.gather(-1, which).squeeze(-1).exp() * temperature
 
     def initial(self) -> Tensor:
-        one = _spread(self.components)
+        one = spread_components(self.components)
         return one.repeat(self.spec.num_dims)
 
 
@@ -140,7 +140,7 @@ class LogisticMixtureHead(_MixtureHead):
 
     def sample(self, params: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         centre, scale = self._pick(params, generator, temperature)
-        y = centre + scale * _logistic(centre, generator)
+        y = centre + scale * logistic_draws(centre, generator)
         return self._to_levels(y)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ class ColumnsHead(Head):
             log_weights, centres, log_scales, missing_logit = self._numbers(params)
             which = rng.categorical(log_weights / cold, generator).unsqueeze(-1)
             centre, scale = centres.gather(-1, which).squeeze(-1), log_scales.gather(-1, which).squeeze(-1).exp()
-            y = centre + scale * temperature * _logistic(centre, generator)
+            y = centre + scale * temperature * logistic_draws(centre, generator)
             absent = rng.bernoulli((missing_logit / cold).sigmoid(), generator).bool() & self.missing.bool()
             x[:, self.numeric] = self._to_numbers(y).masked_fill(absent, torch.nan)
         logits = params[:, self.split_at :].split(self.levels, dim=1) if self.named else ()
@@ -267,7 +267,7 @@ class ColumnsHead(Head):
         return torch.stack([on_lattice(cells[:, i], c) for i, c in enumerate(numbers)], dim=1)
 
     def initial(self) -> Tensor:
-        one = torch.cat([_spread(self.components), torch.tensor([-3.0])])
+        one = torch.cat([spread_components(self.components), torch.tensor([-3.0])])
         return torch.cat([one.repeat(len(self.numeric)), torch.zeros(sum(self.levels))])
 
 
@@ -311,13 +311,13 @@ def logistic_mass(
     return inner
 
 
-def _logistic(like: Tensor, generator: torch.Generator) -> Tensor:
+def logistic_draws(like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard logistic draws of the shape of ``like``; the clamp keeps a uniform of exactly 0 finite."""
     u = rng.rand(like.shape, generator, like).clamp(1e-7, 1 - 1e-7)
     return u.log() - torch.log1p(-u)
 
 
-def _spread(components: int) -> Tensor:
+def spread_components(components: int) -> Tensor:
     """(3 M,): equal weights, centres spread over the data, unit-like scales; breaks the symmetry of a mixture."""
     centres = torch.linspace(-1, 1, components) if components > 1 else torch.zeros(1)
     return torch.cat([torch.zeros(components), centres, torch.full((components,), -math.log(max(1.0, components / 2)))])

@@ -1,5 +1,6 @@
 """One encoder turns any condition into a vector: an embedding of labels, a linear map of vectors, and for tokens an
-embedding of each and a linear map of all of them, so that every position is one step from the result.
+embedding of each and a linear map of all of them, so that every position is one step from the result. A series becomes
+one vector a frame, a linear map of it, to which those of the other kinds are added.
 
 Rows whose condition was dropped get a learned null in place of the sum (Ho and Salimans 2022, arXiv:2207.12598).
 """
@@ -17,7 +18,8 @@ TOKEN_WIDTH = 32
 
 
 class ConditionEncoder(nn.Module):
-    """Condition -> (B, width). Models inject it by concatenation, addition to hidden layers, FiLM or attention."""
+    """Condition -> (B, width), or (B, frames, width) of one with a series. Models inject it by concatenation, addition
+    to hidden layers, FiLM or attention."""
 
     def __init__(self, spec: ConditionSpec, width: int) -> None:
         super().__init__()
@@ -26,9 +28,10 @@ class ConditionEncoder(nn.Module):
         self.vector = None if spec.vector is None else nn.Linear(spec.vector, width)
         self.symbols = None if spec.tokens is None else nn.Embedding(spec.tokens[0], TOKEN_WIDTH)
         self.reader = None if spec.tokens is None else nn.Linear(spec.tokens[1] * TOKEN_WIDTH, width)
+        self.series = None if spec.series is None else nn.Linear(spec.series[1], width)
         self.null = nn.Parameter(torch.zeros(width))
 
-    def forward(self, condition: Condition) -> Float[Tensor, "B W"]:
+    def forward(self, condition: Condition) -> Float[Tensor, "B W"] | Float[Tensor, "B F W"]:
         """The condition's vector, the sum of its kinds."""
         total = torch.zeros(len(condition), self.width, dtype=self.null.dtype, device=self.null.device)
         if self.label is not None and condition.label is not None:
@@ -37,9 +40,12 @@ class ConditionEncoder(nn.Module):
             total = total + self.vector(condition.vector.to(self.null.dtype))
         if self.symbols is not None and self.reader is not None and condition.tokens is not None:
             total = total + self.reader(self.symbols(condition.tokens).flatten(1))  # (B, T * E)
+        if self.series is not None and condition.series is not None:
+            total = total.unsqueeze(1) + self.series(condition.series.to(self.null.dtype))  # (B, F, W)
         # the null is in the graph even when no row is dropped, so that it always has a gradient
         dropped = condition.dropped
-        kept = torch.ones_like(total[:, :1]) if dropped is None else (~dropped).to(total.dtype).unsqueeze(1)
+        kept = torch.ones(len(total), device=total.device) if dropped is None else ~dropped
+        kept = kept.to(total.dtype).view(-1, *(1,) * (total.dim() - 1))
         return total * kept + self.null * (1 - kept)
 
 

@@ -5,7 +5,8 @@ in the order), every hidden unit a degree m:
 
     input -> unit where rank <= m;   unit -> unit where m' <= m;   unit -> output where m < rank      (section 4)
 
-so an output of rank r is a function of inputs of ranks below r. :class:`MaskedMLP` holds the masks,
+so an output of rank r is a function of inputs of ranks below r. :class:`MaskedMLP` holds the masks, of one order or of
+several that the same weights serve in turn (section 4.2),
 :class:`Stepwise` evaluates the same network one rank at a time: a unit of degree m is final once rank m is known, so
 every unit is computed once and a whole sampled datum costs the arithmetic of one ordinary pass.
 Deviation: degrees are spread evenly instead of drawn at random, so that no rank is left without units by chance and
@@ -46,16 +47,16 @@ class MaskedLinear(nn.Linear):
         """W * mask, (out, in)."""
         return self.weight * self.mask
 
-    def forward(self, input: Tensor) -> Tensor:  # (the name that nn.Linear gives it)
-        return F.linear(input, self.masked_weight, self.bias)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # (the name that nn.Linear gives it)
+        return F.linear(input, self.masked_weight if mask is None else self.weight * mask, self.bias)
 
 
 class MaskedMLP(nn.Module):
     """(B, F) -> (B, P), where outputs of rank r depend on inputs of rank below r only.
 
     Args:
-        in_ranks: (F,) rank of each input feature.
-        out_ranks: (P,) rank of each output.
+        in_ranks: (F,) rank of each input feature, or (M, F) in each of M orders.
+        out_ranks: (P,) or (M, P) rank of each output.
         hidden: widths of the hidden layers, one at least.
         context_features: width of a context (B, C) that every output may see; 0 for none.
         act: the activation.
@@ -70,8 +71,8 @@ class MaskedMLP(nn.Module):
 
     def __init__(
         self,
-        in_ranks: Int[Tensor, " F"],
-        out_ranks: Int[Tensor, " P"],
+        in_ranks: Int[Tensor, "*M F"],
+        out_ranks: Int[Tensor, "*M P"],
         hidden: Sequence[int] = (128, 128),
         *,
         context_features: int = 0,
@@ -82,31 +83,42 @@ class MaskedMLP(nn.Module):
         if not hidden or min(hidden) < 1:
             raise PolymodeError(f"hidden={tuple(hidden)}: expected the widths of one hidden layer or more")
         self.num_ranks = int(out_ranks.max()) + 1
-        self.register_buffer("in_ranks", in_ranks, persistent=False)
-        self.register_buffer("out_ranks", out_ranks, persistent=False)
+        self.register_buffer("in_ranks", torch.atleast_2d(in_ranks), persistent=False)
+        self.register_buffer("out_ranks", torch.atleast_2d(out_ranks), persistent=False)
         lowest = -1 if context_features or self.num_ranks == 1 else 0
         self.degrees = [spread_degrees(width, lowest, self.num_ranks - 2) for width in hidden]
-        sources = [in_ranks, *self.degrees]
-        self.layers = nn.ModuleList(MaskedLinear(a <= b.unsqueeze(1)) for a, b in pairwise(sources))
+        first, last, across = self._masks(0)
+        inner = [a <= b.unsqueeze(1) for a, b in pairwise(self.degrees)]
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in (first, *inner))
         self.contexts = nn.ModuleList(nn.Linear(context_features, b, bias=False) for b in hidden if context_features)
         self.act = activation(act)
-        self.last = MaskedLinear(sources[-1] < out_ranks.unsqueeze(1))
-        self.direct = MaskedLinear(in_ranks < out_ranks.unsqueeze(1), bias=False) if direct else None
+        self.last = MaskedLinear(last)
+        self.direct = MaskedLinear(across, bias=False) if direct else None
         if self.direct is not None:
             nn.init.zeros_(self.direct.weight)
 
-    def forward(self, x: Float[Tensor, "B F"], context: Float[Tensor, "B C"] | None = None) -> Float[Tensor, "B P"]:
+    def _masks(self, order: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of inputs to the first units, of the last units to outputs, and of inputs to outputs."""
+        inputs, outputs = self.in_ranks[order], self.out_ranks[order].unsqueeze(1)
+        lowest, highest = self.degrees[0].to(inputs.device), self.degrees[-1].to(inputs.device)
+        return inputs <= lowest.unsqueeze(1), highest < outputs, inputs < outputs
+
+    def forward(
+        self, x: Float[Tensor, "B F"], context: Float[Tensor, "B C"] | None = None, order: int = 0
+    ) -> Float[Tensor, "B P"]:
+        # the masks of the first order are kept; those of others cost a comparison a weight
+        first, last, across = (None, None, None) if order == 0 else self._masks(order)
         h = x
         for i, layer in enumerate(self.layers):
-            h = layer(h)
+            h = layer(h, first if i == 0 else None)
             if context is not None:
                 h = h + self.contexts[i](context)
             h = self.act(h)
-        return self.last(h) if self.direct is None else self.last(h) + self.direct(x)
+        return self.last(h, last) if self.direct is None else self.last(h, last) + self.direct(x, across)
 
-    def stepwise(self, n: int, context: Float[Tensor, "B C"] | None = None) -> Stepwise:
+    def stepwise(self, n: int, context: Float[Tensor, "B C"] | None = None, order: int = 0) -> Stepwise:
         """The network on n rows whose inputs become known rank by rank."""
-        return Stepwise(self, n, context)
+        return Stepwise(self, n, context, order)
 
 
 class Stepwise:
@@ -116,16 +128,18 @@ class Stepwise:
     leading slice. Gradients are not meant to flow through it.
     """
 
-    def __init__(self, net: MaskedMLP, n: int, context: Tensor | None) -> None:
+    def __init__(self, net: MaskedMLP, n: int, context: Tensor | None, order: int) -> None:
         self.act = net.act
-        in_order, out_order = net.in_ranks.argsort(stable=True), net.out_ranks.argsort(stable=True)
-        self.in_ends = _ends(net.in_ranks, net.num_ranks)
-        self.out_ends = _ends(net.out_ranks, net.num_ranks)
+        first, last, across = net._masks(order)
+        in_ranks, out_ranks = net.in_ranks[order], net.out_ranks[order]
+        in_order, out_order = in_ranks.argsort(stable=True), out_ranks.argsort(stable=True)
+        self.in_ends = _ends(in_ranks, net.num_ranks)
+        self.out_ends = _ends(out_ranks, net.num_ranks)
         self.unit_ends = [_ends(degrees, net.num_ranks) for degrees in net.degrees]
-        weights = [layer.masked_weight for layer in net.layers]
-        self.last, self.last_bias = net.last.masked_weight[out_order], net.last.bias[out_order]
-        self.weights = [weights[0][:, in_order], *weights[1:]]
-        self.direct = None if net.direct is None else net.direct.masked_weight[out_order][:, in_order]
+        self.last, self.last_bias = (net.last.weight * last)[out_order], net.last.bias[out_order]
+        weights = [layer.masked_weight for layer in net.layers[1:]]
+        self.weights = [(net.layers[0].weight * first)[:, in_order], *weights]
+        self.direct = None if net.direct is None else (net.direct.weight * across)[out_order][:, in_order]
         self.shifts = [layer.bias.expand(n, -1) for layer in net.layers]  # (n, width): bias and context
         if context is not None:
             self.shifts = [s + c(context) for s, c in zip(self.shifts, net.contexts, strict=True)]

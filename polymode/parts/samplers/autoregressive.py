@@ -68,7 +68,8 @@ def restrict(
     """Logits after temperature, top_k, top_p and min_p; temperature 0 keeps the likeliest token only."""
     if temperature == 0:
         return keep_top_k(logits, 1)
-    logits = logits / temperature
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None and top_p < 1:

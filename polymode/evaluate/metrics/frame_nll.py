@@ -1,0 +1,94 @@
+"""Nats a frame of binary series, as music is scored: over whole pieces, or over the windows that the data are.
+
+Boulanger-Lewandowski, Bengio and Vincent 2012 (arXiv:1206.6392, table 1): the mean over all time steps of the test set.
+With T_i frames in piece i,
+
+    frame NLL = -sum_i sum_{t <= T_i} log p(v_t | v_<t) / sum_i T_i
+
+`frame_nll` holds it; its interval is the delta method's for a ratio of means over pieces. Where rows are whole pieces
+(`Spec.extra["padded"]`) every frame is scored once, the first too, given all of the piece before it, and the silence
+behind a piece is in neither sum; this takes a model that scores frames one by one. "frame NLL with ends" is for every
+model and never lower: -log p of the whole rows over the same frames, so that a piece's end has its price and the
+silence behind it adds none of its frames. Windows start without the past that they were cut from, which costs nats:
+their number is not that of whole pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.errors import PolymodeError
+from polymode.core.rolls import lengths
+from polymode.data.dataset import Split
+from polymode.evaluate.comparison import Comparison
+from polymode.evaluate.likelihood import split_for
+from polymode.evaluate.measurement import Measurement
+from polymode.parts.distributions.frames import HasFrameLogProb
+
+#: rows scored at a time
+ROWS = 64
+
+
+def frame_nll(nats: Tensor, frames: Tensor, *, std_error: float = 0.0) -> tuple[float, float, float]:
+    """(nats a frame, low, high) from log p (N,) and the frames of each row (N,).
+
+    Args:
+        std_error: the likelihood estimator's own standard error, nats a row.
+
+    Raises:
+        PolymodeError: unlike numbers of both, or no frame.
+    """
+    nats, frames = nats.double(), frames.double()
+    if nats.shape != frames.shape or not float(frames.sum()) > 0:
+        raise PolymodeError(
+            f"nats a frame need log-likelihoods and frames of the same rows, shapes {tuple(nats.shape)} and "
+            f"{tuple(frames.shape)} with {float(frames.sum()):g} frames came"
+        )
+    n, rate = len(nats), float(-nats.sum() / frames.sum())
+    if n < 2:
+        return rate, math.nan, math.nan
+    own = float((-nats - rate * frames).square().sum()) / (n - 1)
+    half = 1.96 * math.hypot(math.sqrt(own / n), std_error) / float(frames.mean())
+    return rate, rate - half, rate + half
+
+
+def frame_nats(model: HasFrameLogProb, split: Split, frames: Tensor) -> Tensor:
+    """log p of the first `frames` (N,) of each row, (N,)."""
+    pieces = []
+    for start in range(0, len(split), ROWS):
+        rows = slice(start, start + ROWS)
+        condition = None if split.condition is None else split.condition[rows]
+        each = model.frame_log_prob(split.x[rows], condition).cpu().double()  # (B, T)
+        pieces.append((each * (torch.arange(each.shape[1]) < frames[rows, None])).sum(1))
+    return torch.cat(pieces)
+
+
+def measure(c: Comparison) -> list[Measurement]:
+    """The rows of the report; see the module."""
+    assert c.likelihood is not None
+    assert c.likelihood.nats is not None
+    assert c.scorer is not None
+    likelihood, nats, spec, model = c.likelihood, c.likelihood.nats, c.data.spec, c.scorer.model
+    # a scorer draws its rows by the first permutation at its seed, as `Split.take` does
+    x, condition = c.data.test.take(c.reference.limit, rng.generator(c.scorer.seed))
+    padded = bool(spec.extra.get("padded"))
+    frames = lengths(x) if padded else torch.full((len(x),), spec.shape[0])
+    total = int(frames.sum())
+    found = []
+    if padded and isinstance(model, HasFrameLogProb):
+        scored = frame_nats(model, split_for(model, Split(x, condition)), frames)
+        how = f"whole pieces, each of {total:,} frames given all before it, the first too; silence behind them left out"
+        found.append(Measurement("frame NLL", *frame_nll(scored, frames), len(x), "lower", how, likelihood.kind))
+    value = frame_nll(nats, frames, std_error=likelihood.std_error)
+    name = "frame NLL with ends" if padded else "frame NLL"
+    how = (
+        f"nats of whole rows over the {total:,} frames of pieces; silence behind pieces is in the nats only"
+        if padded
+        else f"{total:,} frames in windows of {spec.shape[0]}, each without the past before its window"
+    )
+    found.append(Measurement(name, *value, len(x), "lower", f"{how} ({likelihood.protocol})", likelihood.kind))
+    return found

@@ -1,0 +1,98 @@
+"""Every recipe begins to train, one is reproduced whole, and results/ holds what recipes say."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from polymode import catalogue, recipes
+from polymode.app.cli.main import main
+from polymode.app.service import fit
+from polymode.app.service import reproduce as service
+from polymode.app.service.reproduce import reproduce
+from polymode.app.service.schemas import ReproduceRequest
+from polymode.core.errors import PolymodeError
+from polymode.data.index import BY_NAME
+from polymode.recipes import RECIPES, Measure, Recipe
+
+RESULTS = Path(__file__).parents[2] / "results"
+SMALL = Recipe(
+    "small", "histogram", "digits", (Measure(aim=1000.0, published=1.0, source="nobody"), Measure(unit="bits/symbol"),
+                                     Measure("frechet", n=300, aim=0.0)), condition="none", cost="a second",
+)  # fmt: skip
+
+
+def use(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    monkeypatch.setattr(recipes, "RECIPES", (recipe,))
+    monkeypatch.setattr(service, "RECIPES", (recipe,))
+
+
+def test_names_are_unique_and_models_and_data_exist():
+    assert len({r.name for r in RECIPES}) == len(RECIPES)
+    for recipe in RECIPES:
+        row = catalogue.find(recipe.model)
+        catalogue.check_arguments(recipe.model, catalogue.load(row), recipe.settings)
+        assert recipe.data in BY_NAME
+        assert recipe.measures
+        assert recipe.cost
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def test_a_recipe_begins_to_train(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if BY_NAME[recipe.data].files and not os.environ.get("POLYMODE_DATA"):
+        pytest.skip(f"{recipe.data} is looked for in $POLYMODE_DATA, which is not set")
+    training = {k: v for k, v in recipe.training.items() if k not in ("minutes", "epochs", "steps")}
+    use(monkeypatch, replace(recipe, training=training | {"steps": 2, "validation_rows": 8}, measures=()))
+    asked = ReproduceRequest(recipe=recipe.name, out=str(tmp_path), results=str(tmp_path / "results"))
+    monkeypatch.setattr(fit, "ROWS", 4)
+    monkeypatch.setattr(fit, "SHOWN", 2)
+    assert reproduce(asked)["reached"]
+    assert (tmp_path / recipe.name / "model.safetensors").is_file()
+
+
+def test_a_recipe_is_trained_measured_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    use(monkeypatch, SMALL)
+    words = ["reproduce", "small", "--out", str(tmp_path), "--results", str(tmp_path / "r"), "--quiet"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "≤ 1,000" in printed or "≤ 1000" in printed
+    saved = json.loads((tmp_path / "r" / "small.json").read_text(encoding="utf-8"))
+    nats, bits, frechet = saved
+    assert [m["reached"] for m in saved] == [True, None, False]
+    assert nats["value"] == pytest.approx(bits["value"] * 64 * 0.6931471805599453)
+    assert nats["n"] == 180
+    assert frechet["n"] in (180, 300)
+    assert frechet["std_error"] > 0
+    assert nats["reference"] == {"value": 1.0, "source": "nobody"}
+    assert "curve" in nats
+    before = (tmp_path / "small" / "model.safetensors").read_bytes()
+    assert main(words) == 0  # finished before: measured again
+    assert (tmp_path / "small" / "model.safetensors").read_bytes() == before
+    assert main(["reproduce"]) == 0
+    assert "small" in capsys.readouterr().out
+    assert main(["reproduce", "smal"]) == 2
+    assert "did you mean 'small'" in capsys.readouterr().err
+
+
+def test_results_are_of_recipes_and_hold_their_aims():
+    known = {r.name: r for r in RECIPES}
+    for path in RESULTS.glob("*.json"):
+        if path.stem.startswith("bench_"):
+            continue
+        assert path.stem in known, f"{path.name} is of no recipe"
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        aims = [(m.aim, m.published) for m in known[path.stem].measures]
+        assert [(m["aim"], m["reference"]["value"]) for m in saved] == aims
+        assert all(m["command"] == f"polymode reproduce {path.stem}" for m in saved)
+
+
+def test_an_unknown_metric_row_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, replace(SMALL, measures=(Measure("frechet", row="nothing", n=300),)))
+    with pytest.raises(PolymodeError, match="expected nothing"):
+        reproduce(ReproduceRequest(recipe="small", out=str(tmp_path), results=str(tmp_path / "r")))
