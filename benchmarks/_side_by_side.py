@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -72,6 +73,10 @@ def write_results(recipe: str, metric: str, seconds: dict[str, list[float]], *, 
     save(recipe, entries)
 
 
-def save(recipe: str, entries: list[dict[str, Any]]) -> None:
-    """Write results/<recipe>.json."""
-    records.save(RESULTS / f"{recipe}.json", entries)
+def save(recipe: str, entries: list[dict[str, Any]], *, keep: bool = False) -> None:
+    """Write results/<recipe>.json; ``keep`` leaves what it says of other metrics, each with its own commit."""
+    path = RESULTS / f"{recipe}.json"
+    if keep and path.is_file():
+        measured = {e["metric"] for e in entries}
+        entries = [e for e in json.loads(path.read_text(encoding="utf-8")) if e["metric"] not in measured] + entries
+    records.save(path, entries)

@@ -6,7 +6,11 @@ before with the same network. It is timed on steps spread evenly over the datum,
 take minutes; that it draws the same symbols is asserted first. Rounds alternate. Time is the processor's, of one
 thread, so that other work on the machine counts little. Names of contests may be given, for those alone.
 
-    python -m benchmarks.sampling [wavenet-2000 wavenet-8000 wavenet-8000x16 wide-wavenet-8000 pixelcnn]
+    python -m benchmarks.sampling [wavenet-2000 wavenet-8000 wavenet-8000x16 wide-wavenet-8000 pixelcnn peer]
+
+"peer" is the same pixelcnn against the GatedPixelCNN of pytorch-generative, whose sampler runs the whole network once a
+pixel: those runs are timed, without the draws. It wants a checkout of github.com/EugenHotaj/pytorch-generative on
+PYTHONPATH (and torchvision).
 """
 
 from __future__ import annotations
@@ -70,6 +74,25 @@ def ratio(model: pm.WaveNet | pm.PixelCNN, step: Step, n: int) -> list[float]:
     return sorted(found)
 
 
+def peer() -> list[float]:
+    """How many times as long pytorch-generative takes to draw 16 images with a network of the same size, by round."""
+    from pytorch_generative.models import GatedPixelCNN
+
+    ours = pixelcnn()[0]
+    theirs = GatedPixelCNN(in_channels=1, out_channels=1, n_gated=6, gated_channels=32, head_channels=32).eval()
+    images, found = torch.zeros(16, 1, 28, 28), []
+    with torch.no_grad():
+        for turn in range(ROUNDS + 1):
+            begun = time.process_time()
+            ours.sample(16, seed=turn)
+            quick, begun = time.process_time() - begun, time.process_time()
+            for _ in range(TIMED):
+                theirs(images)
+            if turn:
+                found.append((time.process_time() - begun) / TIMED * 784 / quick)
+    return sorted(found)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     contests = {
@@ -81,8 +104,20 @@ def main() -> None:
         ),
         "pixelcnn": ("pixelcnn, 16 images of 28x28", pixelcnn),
     }  # fmt: skip
+    asked = sys.argv[1:] or list(contests)
     entries = []
-    for name in sys.argv[1:] or contests:
+    if "peer" in asked:
+        asked.remove("peer")
+        each = peer()
+        what = "16 images of 28x28, pytorch-generative / pixelcnn"
+        print(f"{what}: {each[len(each) // 2]:.0f} times as long ({each[0]:.0f} to {each[-1]:.0f})", flush=True)
+        entries.append(
+            measurement("bench_sampling", "pixelcnn", f"time of {what}", each[len(each) // 2],
+                        f"float32, processor time of one thread, 6 gated layers of 32 channels, binary; {TIMED} of "
+                        "their 784 passes timed",
+                        n=ROUNDS, least=each[0], most=each[-1])
+        )  # fmt: skip
+    for name in asked:
         what, contest = contests[name]
         each = ratio(*contest())
         middle = each[len(each) // 2]
@@ -92,7 +127,7 @@ def main() -> None:
                         f"float32, processor time of one thread, {TIMED} steps of the naive loop timed",
                         n=ROUNDS, least=each[0], most=each[-1])
         )  # fmt: skip
-    save("bench_sampling", entries)
+    save("bench_sampling", entries, keep=True)
 
 
 if __name__ == "__main__":

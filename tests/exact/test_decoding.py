@@ -173,9 +173,10 @@ def test_only_what_is_allowed_comes():
 
 
 # -- guidance ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["gpt", "gru"])
+@pytest.mark.parametrize("name", ["gpt", "gru", "wavenet"])
 def test_guidance_moves_logits_away_from_the_unconditional_ones(name: str):
-    small = {"gpt": {"width": 16, "layers": 2, "heads": 2}, "gru": {"embed": 8, "hidden": 16}}[name]
+    small = {"gpt": {"width": 16, "layers": 2, "heads": 2}, "gru": {"embed": 8, "hidden": 16},
+             "wavenet": {"channels": 8, "skip": 8, "layers": 3}}[name]  # fmt: skip
     model = pm.create(name, TOKENS, LABELS, seed=0, drop=0.2, **small).double().eval()
     g = torch.Generator().manual_seed(1)
     for p in model.parameters():

@@ -59,7 +59,81 @@ class Dimension(nn.Module):
         self.features, self.head = features, head
 
 
-class Ordered(Conditioned, GenerativeModel, HasLogProb, Completes):
+class Ancestral(Conditioned, GenerativeModel, HasLogProb, Completes):
+    """A model that draws one part of a datum after the other, with its likelihood if asked, around what is known.
+
+    A subclass sets `condition_encoder`, and defines `_log_prob`, `_generate` and `_check_known`.
+    """
+
+    def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
+        return Loss(-self._log_prob(x, condition))
+
+    @abstractmethod
+    def _generate(
+        self,
+        n: int,
+        condition: Condition | None,
+        generator: torch.Generator,
+        temperature: float,
+        *,
+        known: tuple[Tensor, Tensor] | None = None,
+        score: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(x, log p(x) (n,) where asked for); `known` is (data, mask) of what is kept, (n, *shape) each."""
+
+    @abstractmethod
+    def _check_known(self, mask: Tensor) -> None:
+        """Raise DataError unless what is known (n, *shape) comes before what is missing."""
+
+    def sample_with_log_prob(
+        self,
+        n: int = 1,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw n data at once and tell how likely they were.
+
+        Returns:
+            The data, and (n,) nats under the model at temperature 1, which is what `log_prob` says of them.
+        """
+        if n < 1:
+            raise PolymodeError(f"n={n}, expected at least 1 sample")
+        condition, g = self.check_condition(condition, n), rng.resolve(generator, seed)
+        with self._evaluating():
+            x, nats = self._generate(n, condition, g, temperature, score=True)
+        assert nats is not None
+        return x.cpu().to(self.spec.dtype), nats.cpu()
+
+    def _sample(
+        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
+    ) -> Tensor:
+        return self._generate(n, condition, generator, temperature)[0]
+
+    def _complete(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        condition: Condition | None,
+        generator: torch.Generator,
+        *,
+        temperature: float = 1.0,
+        approximate: bool = False,
+    ) -> Tensor:
+        """Draws given what is known: exact where that is the beginning of the model's order.
+
+        Args:
+            temperature: of the draws.
+            approximate: take any mask, and draw what is missing given what comes before it only, drawn or known.
+        """
+        if not approximate:
+            self._check_known(mask)
+        return self._generate(len(x), condition, generator, temperature, known=(x, mask))[0]
+
+
+class Ordered(Ancestral):
     """A model whose dimensions are drawn one after the other, in one order or in each of several.
 
     A subclass sets `condition_encoder`, and `orders` by `set_orders`, and defines `log_prob_by`, `_walk` and `head_of`.
@@ -109,61 +183,18 @@ class Ordered(Conditioned, GenerativeModel, HasLogProb, Completes):
         return torch.logsumexp(each, 0) - math.log(len(each))
 
     # -- sampling --------------------------------------------------------------------------------------------------
-    def sample_with_log_prob(
-        self,
-        n: int = 1,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        temperature: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw n data at once and tell how likely they were.
-
-        Returns:
-            The data, and (n,) nats under the model at temperature 1, which is what `log_prob` says of them.
-        """
-        if n < 1:
-            raise PolymodeError(f"n={n}, expected at least 1 sample")
-        condition, g = self.check_condition(condition, n), rng.resolve(generator, seed)
-        with self._evaluating():
-            x, nats = self._generate(n, condition, g, temperature, score=True)
-        assert nats is not None
-        return x.cpu().to(self.spec.dtype), nats.cpu()
-
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        return self._generate(n, condition, generator, temperature)[0]
-
-    def _complete(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        condition: Condition | None,
-        generator: torch.Generator,
-        *,
-        temperature: float = 1.0,
-        approximate: bool = False,
-    ) -> Tensor:
-        known = mask.flatten(1)
-        for order in self.orders:
-            check_beginning(known[:, order], approximate)
-        return self._generate(len(x), condition, generator, temperature, x.flatten(1), known)[0]
-
     def _generate(
         self,
         n: int,
         condition: Condition | None,
         generator: torch.Generator,
         temperature: float,
-        given: Tensor | None = None,
-        known: Tensor | None = None,
         *,
+        known: tuple[Tensor, Tensor] | None = None,
         score: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(x, log p(x) where asked for); where `known` (n, D) is True, x is what is `given`."""
         check_options(temperature)
+        given, kept = (None, None) if known is None else (part.flatten(1) for part in known)
         x = torch.zeros(n, self.spec.num_dims, dtype=self.spec.dtype, device=self.device)
         nats = torch.zeros(n, dtype=self.dtype, device=self.device) if score else None
         many = len(self.orders)
@@ -175,8 +206,8 @@ class Ordered(Conditioned, GenerativeModel, HasLogProb, Completes):
             def draw(place: int, params: Tensor, rows: Tensor = rows, order: list[int] = order) -> Tensor:
                 head, dim = self.head_of(order[place]), order[place]
                 values = head.sample(params, generator, temperature)
-                if given is not None and known is not None:
-                    values = torch.where(known[rows, dim, None], given[rows, dim, None], values)
+                if given is not None and kept is not None:
+                    values = torch.where(kept[rows, dim, None], given[rows, dim, None], values)
                 # rounded to the data's dtype before the model reads it back
                 values = values.to(x.dtype)
                 x[rows, dim] = values[:, 0]
@@ -188,13 +219,22 @@ class Ordered(Conditioned, GenerativeModel, HasLogProb, Completes):
         x = x.view(n, *self.spec.shape)
         return x, self._log_prob(x, condition) if score and many > 1 else nats
 
+    def _check_known(self, mask: Tensor) -> None:
+        for order in self.orders:
+            check_beginning(mask.flatten(1)[:, order])
 
-def check_beginning(known: Tensor, approximate: bool) -> None:
-    """Raise unless what is known (B, D), in the order of drawing, comes before what is not, or that is waived."""
+
+def check_beginning(known: Tensor, order: str = "") -> None:
+    """Raise unless what is known (B, D), in the order of drawing, comes before what is missing.
+
+    Args:
+        order: the order in words, where there are some.
+    """
     late = (known[:, 1:] & ~known[:, :-1]).any(1)
-    if late.any() and not approximate:
+    if late.any():
+        which = f" ({order})" if order else ""
         raise DataError(
             f"in {int(late.sum())} of {len(known)} rows something known comes after something missing, and this model "
-            "draws each dimension from those before it in its order only: give a mask whose known part is the "
-            "beginning of that order, or approximate=True, which looks back and not ahead"
+            f"draws each part of a datum from those before it in its order{which} only: give a mask whose known part "
+            "is the beginning of that order, or approximate=True, which looks back and not ahead"
         )

@@ -17,16 +17,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, require_choice
-from polymode.core.loss import Loss
-from polymode.core.model import Completes, GenerativeModel, HasLogProb
 from polymode.core.spec import Levels, Spec
-from polymode.models.autoregressive._blocks import one_dimension
+from polymode.models.autoregressive._blocks import Ancestral, check_beginning, one_dimension
 from polymode.parts.distributions.heads import Head, head_for
 from polymode.parts.distributions.pixel_logistic import PixelLogisticHead
-from polymode.parts.encoders.condition import Conditioned
 from polymode.parts.features import Features
 from polymode.parts.nn.masked_conv import MaskedConv2d, PixelSteps, spread_groups
 from polymode.parts.samplers.autoregressive import check_options
@@ -41,7 +37,7 @@ class Steps(Protocol):
         """The head's parameters of the next draw, (n, P), given all that came before on a canvas (n, C, H, W)."""
 
 
-class PixelModel(Conditioned, GenerativeModel, HasLogProb, Completes):
+class PixelModel(Ancestral):
     """An autoregressive model of images.
 
     A subclass sets `condition_encoder`, and defines `outputs` and `steps`; and `read` and `order` where the network
@@ -121,74 +117,23 @@ class PixelModel(Conditioned, GenerativeModel, HasLogProb, Completes):
         y = self.outputs(self.read(x), self.context(condition))
         return y.unflatten(1, (-1, self.each)).movedim(2, -1).flatten(1)  # (B, N P, H, W) -> (B, N, H, W, P) -> (B, .)
 
-    def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        return Loss(-self._log_prob(x, condition))
-
     def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
         return self.head.log_prob(x, self.params(x, condition)).sum(1)
 
     # -- sampling --------------------------------------------------------------------------------------------------
-    def sample_with_log_prob(
-        self,
-        n: int = 1,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        temperature: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw n data at once and tell how likely they were.
-
-        Returns:
-            The data, and (n,) nats under the model at temperature 1, which is what `log_prob` says of them.
-        """
-        if n < 1:
-            raise PolymodeError(f"n={n}, expected at least 1 sample")
-        condition, g = self.check_condition(condition, n), rng.resolve(generator, seed)
-        with self._evaluating():
-            nats = torch.zeros(n, dtype=self.dtype, device=self.device)
-            x = self._generate(n, condition, g, temperature, nats=nats)
-        return x.cpu(), nats.cpu()
-
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        return self._generate(n, condition, generator, temperature)
-
-    def _complete(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        condition: Condition | None,
-        generator: torch.Generator,
-        *,
-        temperature: float = 1.0,
-        approximate: bool = False,
-    ) -> Tensor:
-        """Draws given what is known: exact where that is the beginning of the model's order.
-
-        Args:
-            temperature: of the draws.
-            approximate: take any mask, and draw what is missing given what comes before it only, drawn or known.
-        """
-        if not approximate and not self._is_beginning(mask):
-            at_once = "all colours of a pixel at once" if self.draws < len(mask[0]) else "colour by colour"
-            raise DataError(
-                f"the mask is not a beginning of the order in which this {type(self).__name__} draws, which is "
-                f"{self.order_in_words}, {at_once}: what is known of an image must come before all that is missing; or "
-                "give approximate=True, by which missing values are drawn given only what comes before them"
-            )
-        return self._generate(len(x), condition, generator, temperature, known=(x, mask))
-
     #: the order of the pixels, for people
     order_in_words = "row by row from the left"
 
-    def _is_beginning(self, mask: Tensor) -> bool:
-        """Whether, image by image, known values come before missing ones in drawing order."""
+    def _check_known(self, mask: Tensor) -> None:
         rows, columns = torch.tensor(self.order(), device=mask.device).t()
         known = mask[:, :, rows, columns].transpose(1, 2).unflatten(2, (self.draws, -1))  # (B, H W, draws, values)
-        whole, any_of = known.all(3).flatten(1), known.any(3).flatten(1)
-        return bool((whole == any_of).all() and (whole[:, 1:] <= whole[:, :-1]).all())
+        whole, some = known.all(3).flatten(1), known.any(3).flatten(1)
+        if not torch.equal(whole, some):
+            raise DataError(
+                "some colours of a pixel are known and others missing, and this model draws all colours of a pixel at "
+                "once: let a pixel be known whole or not at all, or give approximate=True"
+            )
+        check_beginning(whole, f"{self.order_in_words}, {'colour by colour' if self.draws > 1 else 'a pixel at once'}")
 
     def _generate(
         self,
@@ -197,13 +142,12 @@ class PixelModel(Conditioned, GenerativeModel, HasLogProb, Completes):
         generator: torch.Generator,
         temperature: float,
         *,
-        nats: Tensor | None = None,
         known: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Data, draw after draw with the steps carried; log-probabilities are added to ``nats``, and ``known`` is
-        (values, mask) of what is kept."""
+        score: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         check_options(temperature)
         x = torch.zeros(n, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
+        nats = torch.zeros(n, dtype=self.dtype, device=self.device) if score else None
         canvas = self.read(x)
         steps, values = self.steps(n, self.context(condition)), len(x[0]) // self.draws
         for r, c in self.order():
@@ -218,7 +162,7 @@ class PixelModel(Conditioned, GenerativeModel, HasLogProb, Completes):
                     given, kept = (t[:, drawn, r, c] for t in known)
                     value = torch.where(kept, given, value)
                 x[:, drawn, r, c], canvas[:, drawn, r, c] = value, self.read(value)
-        return x
+        return x, nats
 
 
 class PixelNetwork(nn.Module):

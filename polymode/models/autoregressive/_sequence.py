@@ -181,7 +181,8 @@ class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continu
         approximate: bool = False,
     ) -> Tensor:
         known = mask.flatten(1)
-        check_beginning(known, approximate)
+        if not approximate:
+            check_beginning(known)
         how = self._how(
             temperature=temperature, top_k=top_k, top_p=top_p, allowed=allowed, guidance_scale=guidance_scale
         )

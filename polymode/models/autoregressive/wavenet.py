@@ -45,6 +45,7 @@ class WaveNet(SequenceModel):
         skip: channels of the skips and of the layers after them.
         layers: of a stack; an output sees 2^layers inputs a stack.
         stacks: how often dilations begin again at 1.
+        drop: share of rows whose condition is withheld in training, for guidance.
 
     Raises:
         PolymodeError: sizes below one, or a single layer of more than 2^20 steps.
@@ -61,6 +62,7 @@ class WaveNet(SequenceModel):
         skip: int = 64,
         layers: int = 9,
         stacks: int = 1,
+        drop: float = 0.0,
     ) -> None:
         super().__init__(spec, condition_spec)
         if min(channels, skip, layers, stacks) < 1 or layers > 20:
@@ -68,6 +70,7 @@ class WaveNet(SequenceModel):
                 f"channels={channels}, skip={skip}, layers={layers}, stacks={stacks}: expected sizes of at least 1 and "
                 "at most 20 layers a stack"
             )
+        self.drop = drop
         self.embedding = nn.Embedding(self.levels + 1, channels)  # the last row is the start symbol
         self.condition_encoder, width = encoder_for(condition_spec, skip)
         frames = condition_spec.series[0] if condition_spec is not None and condition_spec.series is not None else 1
