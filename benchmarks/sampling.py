@@ -47,7 +47,7 @@ def pixelcnn() -> tuple[pm.PixelCNN, Step, int]:
 
     def step(x: Tensor, t: int, g: torch.Generator) -> None:
         params = model.params(x).view(len(x), 784, -1)[:, t]
-        x.view(len(x), -1)[:, t] = model.dimension.head.sample(params, g)[:, 0]
+        x.view(len(x), -1)[:, t] = model.one.sample(params, g)[:, 0]
 
     return model, step, 16
 

@@ -82,12 +82,13 @@ def results_page() -> str:
         cells = m["recipe"], m["data"], m["metric"], m["split"], value, str(m["n"]), aim, published
         cells += f"{m['seconds']:.0f} s, {m['hardware']}", m["protocol"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Validation loss of those that did not reach their number, over the seconds of training:", ""]
-    for m in recipes:
-        if curve := m.get("curve") if m["reached"] is False else None:
-            every = max(1, len(curve) // 8)
-            shown = [*curve[::every], curve[-1]] if (len(curve) - 1) % every else curve[::every]
-            lines.append(f"- {m['recipe']}: {', '.join(f'{loss:.4g} at {seconds:.0f} s' for seconds, loss in shown)}")
+    missed = [m for m in recipes if m["reached"] is False and m.get("curve")]
+    if missed:
+        lines += ["", "Validation loss of those that did not reach their number, over the seconds of training:", ""]
+    for m in missed:
+        every = max(1, len(m["curve"]) // 8)
+        shown = [*m["curve"][:-1:every], m["curve"][-1]]
+        lines.append(f"- {m['recipe']}: {', '.join(f'{loss:.4g} at {seconds:.0f} s' for seconds, loss in shown)}")
     lines.append("")
     for name, measurements in files.items():
         if not name.startswith("bench_"):

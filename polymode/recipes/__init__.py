@@ -136,6 +136,9 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("rnn_chorales", "rnn_nade", "jsb_chorales", _frames(8.5, 8.71, f"{_RNN_NADE}, RNN"),
            settings={"emission": "independent"}, reading={"whole": True},
            training={"steps": 400, "learning_rate": 3e-3}, cost="3 min, one core"),
+    Recipe("rnn_nade_voices", "rnn_nade", "jsb_chorales", (
+        Measure("frame_nll"), Measure("music", "voice crossing"), Measure("music", "one note a voice"),
+    ), reading={"whole": True, "voices": True}, training={"steps": 400}, cost="4 min, one core"),
     # pairs of a source and a target
     Recipe("copy", "transformer", "copy", _pairs(1.0), training={"minutes": 2}, cost="2 min, one core"),
     Recipe("reverse", "transformer", "reverse", _pairs(0.99), training={"minutes": 2}, cost="2 min, one core"),

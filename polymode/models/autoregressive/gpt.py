@@ -13,8 +13,8 @@ Deviation: a condition's vector is added to every input; positions are those of 
 at position 0 wherever it was cut.
 
 Likelihood: exact, one pass. Sampling: T steps of one symbol each, whose cost grows with t by the attention only.
-Expected: `polymode fit tinyshakespeare --model gpt --steps 2000 --data-option length=64` ends near 1.63 nats a
-character on the validation and 1.73 on the test half of the usual held-out text.
+Expected: `polymode reproduce gpt_shakespeare`: 1.63 nats a character on the validation and 1.74 on the test half of the
+usual held-out text, after 2,000 steps of 32 windows of 64 characters.
 """
 
 from __future__ import annotations

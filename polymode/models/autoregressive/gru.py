@@ -14,7 +14,8 @@ Deviation: a condition sets the first state and is added to every input; the cel
 reset gate after the recurrent product instead of before it.
 
 Likelihood: exact, one pass. Sampling: T steps of one symbol each.
-Expected: the digits set near 1.9 bits/dim in 20 s on one core.
+Expected: the digits set near 1.9 bits/dim in 20 s on one core; `polymode reproduce gru_shakespeare`: 1.52 nats a
+character on the validation and 1.62 on the test half of the usual held-out text, after 5 minutes on one core.
 """
 
 from __future__ import annotations

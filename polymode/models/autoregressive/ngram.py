@@ -11,6 +11,8 @@ after h. `NGram._mix` holds it. It is the yardstick of sequence models: what can
 Deviation: a_k = 1 is the paper's; here each is the power of two that fits the validation data best.
 
 Likelihood: exact, one look-up an order and symbol. Sampling: T steps of K look-ups an order.
+Expected: `polymode reproduce ngram_shakespeare`: 1.57 nats a character on the validation and 1.70 on the test half of
+the usual held-out text, after 5 s.
 """
 
 from __future__ import annotations
