@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import polymode.core.spec as specs
+from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.rng import generator
 from polymode.core.spec import Binary, Levels, Real, Spec
 from polymode.data.dataset import DataSet, Split
@@ -155,6 +156,24 @@ def test_molecules_are_counted_and_drawn() -> None:
     assert words.panels[0].text == "hello\nhello"
     assert "50.0 % [9.5, 90.5] of 2 samples are distinct strings" in words.caption
     assert "rdkit" not in words.caption
+
+
+def test_pairs_are_shown_with_their_sources() -> None:
+    words, sources = (
+        specs.tokens(2, ("", "yes ", "no ")),
+        ConditionSpec(tokens=(3, 3), token_symbols=("", "is ", "it ")),
+    )
+    x, asked = torch.tensor([[1, 0], [2, 0]]), Condition(tokens=torch.tensor([[1, 2, 0], [2, 1, 0]]))
+    part = Split(x, asked)
+    data = DataSet("pairs", words, part, part, part, condition_spec=sources)
+    space = FeatureSpace("flat", lambda x: x.flatten(1).double(), 2, "")
+    drawn = Comparison(Reference(data, space, n=2, seed=0, limit=10), x.flip(0), condition=asked)
+    (picture,) = pictures_for(drawn)
+    assert picture.panels[0].text is not None
+    blocks = picture.panels[0].text.split("\n\n")
+    real = ["".join(words.support.symbols[i] for i in row) for row in drawn.reference.real.tolist()]
+    assert blocks[0] == f"source  is it \nsample  no \nreal    {real[0]}"
+    assert blocks[1].startswith("source  it is \nsample  yes ")
 
 
 def test_without_rdkit_strings_are_listed_and_what_is_missing_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,9 @@ def _of_samples(c: Comparison) -> list[Picture]:
     if spec.kind == "image":
         between = [images.interpolation(c)] if isinstance(c.model, HasLatents) else []
         return [images.grids(c), images.closest(c), *between]
+    sources = None if c.condition is None else c.condition.tokens
+    if spec.kind == "tokens" and sources is not None and text.are_spelled(c.data.condition_spec):
+        return [text.pairs(c)]
     if spec.kind == "tokens":
         # the symbol that is spelled by nothing fills up strings of different lengths
         padded = "" in getattr(spec.support, "symbols", ())
