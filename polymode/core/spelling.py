@@ -8,7 +8,7 @@ text. A symbol's name has one printable character a byte (`PRINTABLE`: a space i
     byte-level code    "Ġthe", "Ã" and "©"     their bytes joined and read as UTF-8; a text is read by the code's merges
 
 `ByteLevel` holds a code, `code_of` finds it in a spec: the names are `Tokens.symbols`, the merges are in `Spec.extra`
-(some 7 bytes a symbol: 5 kB for 1024 symbols, 450 kB for GPT-2's 50,257). `encode` and `decode` are the two directions
+(4.6 kB for 1024 symbols learned from tiny Shakespeare). `encode` and `decode` are the two directions
 for every spec that has a spelling. A token of a code need not be whole characters: where a window cuts one, "\\ufffd"
 stands for what is left of it. Reading a text by a code needs the package `tokenizers`, spelling one does not.
 """

@@ -91,6 +91,18 @@ def test_completing_wants_what_is_known_first(name: str):
 
 
 @over_models
+def test_several_orders_complete_nothing_exactly(name: str):
+    model, x = wild(name), ROWS[:20]
+    known = torch.zeros(20, 6, dtype=torch.bool)
+    known[:10] = True
+    assert torch.equal(model.complete(x, known, seed=0)[:10], x[:10])
+    known[15, 2] = True
+    with pytest.raises(DataError, match="1 of 20 rows are known in part"):
+        model.complete(x, known, seed=0)
+    assert torch.equal(model.complete(x, known, seed=0, approximate=True)[known], x[known])
+
+
+@over_models
 def test_several_natural_orders_are_refused(name: str):
     with pytest.raises(PolymodeError, match="1 unless order='random'"):
         pm.create(name, BITS, orders=2)

@@ -220,8 +220,16 @@ class Ordered(Ancestral):
         return x, self._log_prob(x, condition) if score and many > 1 else nats
 
     def _check_known(self, mask: Tensor) -> None:
+        known = mask.flatten(1)
+        if len(self.orders) > 1 and (partly := known.any(1) & ~known.all(1)).any():
+            # what is known makes some orders likelier than others, and the draws take them alike
+            raise DataError(
+                f"{int(partly.sum())} of {len(known)} rows are known in part, and this model learned "
+                f"{len(self.orders)} orders at once: give approximate=True, by which each draw takes one of them and "
+                "looks back in it only, or take a model of one order"
+            )
         for order in self.orders:
-            check_beginning(mask.flatten(1)[:, order])
+            check_beginning(known[:, order])
 
 
 def check_beginning(known: Tensor, order: str = "") -> None:

@@ -17,7 +17,7 @@ characters, an upper bound: what is drawn are sentences still, but some that fit
 
 Sets that hold the same are one object, so texts that stand at the same point of a sentence share what was worked out
 once. Left recursion (`sum = term | sum "+" term`) leaves far fewer sets than repetition does (`term ("+" term)*`),
-where each is apart by the set that the first term ended in. Beyond `MOST_SETS` (some 20 kB each) they are begun anew.
+where each is apart by the set that the first term ended in. Beyond `MOST_SETS` they are begun anew.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
 from polymode.parts.samplers.autoregressive import draw
+from polymode.parts.samplers.decoding import log_prob_of
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
 
@@ -106,7 +107,7 @@ def log_prob_by_orders(
     nats = torch.zeros(block.shape, dtype=torch.float64, device=x.device)
     for t in range(int(block.max()) + 1):
         due = block == t
-        nats[due] = _log_prob_of(conditionals(x, block < t)[due], x[due])
+        nats[due] = log_prob_of(conditionals(x, block < t)[due].double(), x[due])
     return nats.sum(1)
 
 
@@ -128,7 +129,7 @@ def fill_by_confidence(
         due = _ranks(confidence) < unknown * (steps - t) // steps  # the least sure; what is known is surest of all
         logits = conditionals(x, ~due)[due]
         x[due] = draw(logits, generator, **options)
-        confidence[due] = _log_prob_of(logits, x[due])
+        confidence[due] = log_prob_of(logits.double(), x[due])
     return x
 
 
@@ -159,15 +160,10 @@ def pseudo_log_likelihood(conditionals: Conditionals, x: Int[Tensor, "B D"]) -> 
     for d in range(x.shape[1]):
         known = torch.ones_like(x, dtype=torch.bool)
         known[:, d] = False
-        nats += _log_prob_of(conditionals(x, known)[:, d], x[:, d])
+        nats += log_prob_of(conditionals(x, known)[:, d].double(), x[:, d])
     return nats
 
 
 def _ranks(keys: Tensor) -> Tensor:
     """The place of each key in its row's rising order; the left one of equals comes first."""
     return keys.argsort(dim=1, stable=True).argsort(dim=1)
-
-
-def _log_prob_of(logits: Tensor, symbols: Tensor) -> Tensor:
-    """log softmax(logits) at the symbols in float64: (N, K), (N,) -> (N,)."""
-    return logits.double().log_softmax(-1).gather(-1, symbols.unsqueeze(-1)).squeeze(-1)
