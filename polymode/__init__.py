@@ -14,23 +14,30 @@ from polymode.catalogue import VERSION as __version__
 
 if TYPE_CHECKING:
     from polymode.app.service.compare import compare
-    from polymode.core.checkpoint import create, load
-    from polymode.core.condition import Condition, ConditionSpec, label
-    from polymode.core.errors import PolymodeError
-    from polymode.core.likelihood import Likelihood
-    from polymode.core.model import (
+    from polymode.core.capabilities import (
+        Classifies,
         Completes,
+        Continues,
         Denoises,
         FitsDirectly,
-        GenerativeModel,
         HasBound,
+        HasCodes,
+        HasConditionals,
         HasEnergy,
+        HasFrameBound,
+        HasFrameLogProb,
         HasLatents,
         HasLogProb,
+        HasPosterior,
         HasScore,
         Transports,
         capabilities,
     )
+    from polymode.core.checkpoint import create, load
+    from polymode.core.condition import Condition, ConditionSpec, label
+    from polymode.core.errors import PolymodeError
+    from polymode.core.likelihood import Likelihood
+    from polymode.core.model import GenerativeModel
     from polymode.core.spec import Spec
     from polymode.data.dataset import DataSet, Split
     from polymode.evaluate import log_likelihood
@@ -45,10 +52,12 @@ _NAMES = {
     "polymode.core.condition": ("Condition", "ConditionSpec", "label"),
     "polymode.core.errors": ("PolymodeError",),
     "polymode.core.likelihood": ("Likelihood",),
-    "polymode.core.model": (
-        "Completes", "Denoises", "FitsDirectly", "GenerativeModel", "HasBound", "HasEnergy", "HasLatents",
-        "HasLogProb", "HasScore", "Transports", "capabilities",
+    "polymode.core.capabilities": (
+        "Classifies", "Completes", "Continues", "Denoises", "FitsDirectly", "HasBound", "HasCodes", "HasConditionals",
+        "HasEnergy", "HasFrameBound", "HasFrameLogProb", "HasLatents", "HasLogProb", "HasPosterior", "HasScore",
+        "Transports", "capabilities",
     ),
+    "polymode.core.model": ("GenerativeModel",),
     "polymode.core.spec": ("Spec",),
     "polymode.data.dataset": ("DataSet", "Split"),
     "polymode.evaluate": ("log_likelihood",),

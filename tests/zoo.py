@@ -11,9 +11,10 @@ from torch import Tensor
 
 import polymode.core.spec as specs
 from polymode import catalogue
+from polymode.core.capabilities import FitsDirectly
 from polymode.core.checkpoint import create
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.model import FitsDirectly, GenerativeModel
+from polymode.core.model import GenerativeModel
 
 COLUMNS = (
     specs.Numeric("age", 0.0, 9.0, 4.5, 2.0, step=1.0),
@@ -33,6 +34,9 @@ SPECS: dict[str, specs.Spec] = {
     "waveform/levels": specs.Spec("waveform", (6,), specs.Levels(4), {"sample_rate": 8000}),
     "table": specs.table(COLUMNS),
 }
+#: a small prior of codes, and small codes
+PRIOR: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
+CODED = {"codes": 5, "code_dims": 3, "width": 8, "blocks": 1, "halvings": 1, "prior_options": PRIOR}
 #: constructor arguments that make a model small; a model without a row here is tested with its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {"hidden": (32, 32), "latent_dims": 4},
@@ -50,9 +54,29 @@ SMALL: dict[str, dict[str, Any]] = {
     "pixelcnn": {"width": 12, "layers": 3, "first_kernel": 3},
     "pixelrnn": {"width": 12, "layers": 1, "first_kernel": 3},
     "image_transformer": {"width": 16, "layers": 2, "heads": 2, "block": 6},
+    "sbn": {"hidden": (8, 6)},
+    "darn": {"latents": 6, "encoder": (8,)},
     "realnvp": {"layers": 3, "hidden": (16, 16)},
     "wavenet": {"channels": 8, "skip": 8, "layers": 2},
     "vae": {"latent_dims": 3, "hidden": (32,)},
+    "factor_vae": {"latent_dims": 3, "hidden": (32,), "discriminator": (16,)},
+    "beta_tcvae": {"latent_dims": 3, "hidden": (32,), "data_rows": 64},
+    "ladder": {"latent_dims": (3, 2), "hidden": (16, 12), "anneal": 0},
+    "vdvae": {"blocks": (1, 1), "latent_dims": 2, "width": 8, "middle": 4},
+    "pixelvae": {"latent_dims": 3, "hidden": (8,), "width": 8, "layers": 2, "first_kernel": 3},
+    "vqvae": CODED,
+    # `drop`, so that the prior's vector for withheld sources learns too
+    "vqvae2": CODED | {"bottom_prior_options": PRIOR | {"drop": 0.3}},
+    "m2": {"latent_dims": 3, "hidden": (16,)},
+    # one component: mixtures tell a toy's classes apart without a code
+    "m1_m2": {"features": 2, "latent_dims": 3, "hidden": (64,), "hidden_m2": (32,), "components": 1},
+    "vae_gan": {"latent_dims": 4, "hidden": (8,), "channels": 8},
+    "dae": {"latent_dims": 8, "hidden": (16,)},
+    "gsn": {"hidden": (16, 12, 8), "walkback": 4},
+    "mae": {"width": 16, "layers": 2, "decoder_width": 16, "decoder_layers": 1, "heads": 2, "patch": 2},
+    "bayes_net": {"edges": ((0, 1),), "hidden": (16,)},
+    "sequence_vae": {"latent_dims": 3, "embed": 8, "hidden": 16},
+    "dmm": {"latent_dims": 3, "width": 12, "transition": 8, "emission": 12},
 }
 CONDITIONS: dict[str, ConditionSpec] = {
     "label": ConditionSpec(label=2),

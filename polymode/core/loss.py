@@ -75,6 +75,7 @@ class TrainingDefaults:
         optimizer: "adamw" or "sgd".
         loss_is_objective: a lower validation loss means a better model, so the best weights may be kept by it.
             False for adversarial and contrastive losses.
+        labelled_share: the least share of labelled rows in a batch, where the labels of some rows are withheld.
     """
 
     learning_rate: float = 1e-3
@@ -87,6 +88,7 @@ class TrainingDefaults:
     warmup: int = 0
     optimizer: str = "adamw"
     loss_is_objective: bool = True
+    labelled_share: float = 0.1
 
 
 def merge_parts(parts: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -1,17 +1,16 @@
-"""What a generative model is: the base class, its capabilities, and the doors that check what comes in.
+"""What a generative model is: the base class, and the doors that check what comes in.
 
 Public methods (`sample`, `log_prob`, `elbo`, ...) check data and condition, switch to evaluation mode and then call
 the protected method of the same name with a leading underscore, which holds the mathematics and is what a model
 file defines. `loss` is the training door and is unchecked: the data set was checked when it was made.
 
-Capabilities are asked with `isinstance`. What a class can do may depend on its data (a flow is exact on reals, a
-bound on dequantised pixels), so a model may *withhold* a capability of its class: `isinstance` then says no.
+Capabilities (`core.capabilities`) are asked with `isinstance`. What a class can do may depend on its data (a flow is
+exact on reals, a bound on dequantised pixels), so a model may *withhold* one of its class: `isinstance` then says no.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,17 +18,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode import catalogue
 from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import CapabilityError, ConditionError, PolymodeError
+from polymode.core.errors import ConditionError, PolymodeError
 from polymode.core.loss import Loss, Phase, TrainingDefaults
 from polymode.core.spec import Spec
-
-Nats = Float[Tensor, " B"]
 
 
 class ModelMeta(ABCMeta):
@@ -215,237 +211,6 @@ class GenerativeModel(nn.Module, Capability):
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers, each once; those of a model that fits directly are in its buffers."""
-        if isinstance(self, FitsDirectly):
-            return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())
-        return sum(p.numel() for p in self.parameters())
-
-
-class HasLogProb(Capability):
-    """An exact, normalised likelihood in data space."""
-
-    def log_prob(self, x: Tensor, condition: Condition | None = None) -> Nats:
-        """log p(x | condition), (B,) nats: a probability on lattices, a density in the user's units on reals."""
-        require(self, HasLogProb, "log_prob")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._log_prob(x, condition)
-
-    @abstractmethod
-    def _log_prob(self, x: Tensor, condition: Condition | None) -> Nats:
-        """The mathematics of `log_prob`."""
-
-
-class HasBound(Capability):
-    """Lower bounds on the likelihood in data space."""
-
-    #: what the bound is, for the protocol of a likelihood: "elbo", "uniform dequantisation"
-    bound_name: str = "elbo"
-    #: importance samples that an evaluation takes where nobody says; few where one is a whole chain
-    default_num_samples: ClassVar[int] = 16
-
-    def elbo(
-        self,
-        x: Tensor,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Nats:
-        """A one-sample estimate of a lower bound on log p(x | condition), (B,) nats."""
-        require(self, HasBound, "elbo")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._log_weight(x, condition, rng.resolve(generator, seed))
-
-    def iwae_bound(
-        self,
-        x: Tensor,
-        num_samples: int,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Nats:
-        """The importance-weighted bound log 1/S sum_s w_s of S samples (Burda et al. 2016, arXiv:1509.00519, eq. 8).
-
-        Non-decreasing in S on average, equal to the ELBO at S = 1 and to log p(x) as S grows.
-        """
-        require(self, HasBound, "iwae_bound")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        g = rng.resolve(generator, seed)
-        with self._evaluating():
-            total = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float64)
-            for _ in range(num_samples):
-                total = torch.logaddexp(total, self._log_weight(x, condition, g).double())
-            return (total - math.log(num_samples)).to(self.dtype)
-
-    @abstractmethod
-    def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Nats:
-        """One sample of log w with E[w] = p(x | condition), so that E[log w] is a lower bound."""
-
-
-class HasEnergy(Capability):
-    """An unnormalised likelihood: log p(x) = -energy(x) - log Z, in data space."""
-
-    def energy(self, x: Tensor, condition: Condition | None = None) -> Nats:
-        """E(x | condition), (B,); lower is likelier. Only differences within one condition mean anything."""
-        require(self, HasEnergy, "energy")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._energy(x, condition)
-
-    @abstractmethod
-    def _energy(self, x: Tensor, condition: Condition | None) -> Nats:
-        """The mathematics of `energy`."""
-
-    @abstractmethod
-    def log_partition(
-        self, condition: Condition | None = None, *, generator: torch.Generator | None = None, seed: int | None = None
-    ) -> tuple[float, float]:
-        """(log Z, its standard error) in nats: an estimate by AIS, or exact with error 0 where enumeration can do it.
-
-        ``condition`` is one row.
-        """
-
-
-class HasLatents(Capability):
-    """A code for every datum, and back."""
-
-    def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """The code of each datum: (B, Z), the posterior's mean where it has one."""
-        require(self, HasLatents, "encode")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._encode(x, condition)
-
-    def decode(self, z: Tensor, condition: Condition | None = None) -> Tensor:
-        """The likeliest (or mean, rounded) datum of each code, in data space."""
-        require(self, HasLatents, "decode")
-        assert isinstance(self, GenerativeModel)
-        condition = self.check_condition(condition, len(z))
-        with self._evaluating():
-            return self._decode(z.to(self.device), condition).to(self.spec.dtype)
-
-    @abstractmethod
-    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """The mathematics of `encode`."""
-
-    @abstractmethod
-    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """The mathematics of `decode`."""
-
-
-class HasScore(Capability):
-    """The gradient of a log-density in model space (scaled, continuous)."""
-
-    @abstractmethod
-    def score(self, y: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """The gradient of log p_t(y) in y, of y's shape; t (B,) in [0, 1], data at 0."""
-
-
-class Denoises(Capability):
-    """Predicts clean data from noisy data in model space."""
-
-    @abstractmethod
-    def denoise(self, xt: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """E[x0 | xt], of xt's shape; t (B,) in [0, 1], data at 0."""
-
-
-class Transports(Capability):
-    """A velocity field that carries noise to data in model space."""
-
-    @abstractmethod
-    def velocity(self, xt: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """dx/dt at (xt, t), of xt's shape; t (B,) in [0, 1], data at 0."""
-
-
-class Completes(Capability):
-    """Fills what is missing."""
-
-    def complete(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Draw the entries where ``mask`` is False given those where it is True, which come back unchanged.
-
-        Args:
-            x: (B, *shape) data; what it holds where mask is False is not looked at, but must be in range.
-            mask: (B, *shape) bool, True where x is known.
-        """
-        require(self, Completes, "complete")
-        assert isinstance(self, GenerativeModel)
-        if mask.shape != x.shape or mask.dtype != torch.bool:
-            raise PolymodeError(
-                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}, expected {tuple(x.shape)} of bool"
-            )
-        self._check_options("complete", self._complete, options)
-        x, condition = self.enter(x, condition)
-        mask = mask.to(self.device)
-        with self._evaluating():
-            filled = self._complete(x, mask, condition, rng.resolve(generator, seed), **options).to(self.spec.dtype)
-        return torch.where(mask, x.to(self.spec.dtype), filled).cpu()
-
-    @abstractmethod
-    def _complete(self, x: Tensor, mask: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
-        """The mathematics of `complete`."""
-
-
-class Continues(Capability):
-    """Draws symbol after symbol, so that `sample` can begin with given ones and end early.
-
-    `sample` takes, beside what all take: ``prefix``, symbols (P,) for all, (n, P), or a list of lists; ``length``, how
-    many symbols of a datum are drawn, the given ones among them; ``stop``, ``allowed``, ``beams`` and the other options
-    of `parts.samplers.decoding`.
-    """
-
-
-class FitsDirectly(Capability):
-    """Learns without gradients: EM, counting, memory."""
-
-    @abstractmethod
-    def fit_directly(
-        self,
-        x: Tensor,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator,
-        valid: tuple[Tensor, Condition | None] | None = None,
-        report: Callable[[dict[str, float]], None] | None = None,
-    ) -> None:
-        """Learn from all of the training data at once.
-
-        Args:
-            x: the training data (N, *shape), in data space.
-            valid: validation data, for choices such as a bandwidth.
-            report: called with numbers worth a curve, once an iteration.
-        """
-
-
-CAPABILITIES: tuple[type[Capability], ...] = (
-    HasLogProb, HasBound, HasEnergy, HasLatents, HasScore, Denoises, Transports, Completes, Continues,
-    FitsDirectly,
-)  # fmt: skip
-
-
-def capabilities(model: GenerativeModel) -> tuple[str, ...]:
-    """The names of what this model can do on its data."""
-    return tuple(c.__name__ for c in CAPABILITIES if isinstance(model, c))
-
-
-def require(model: Any, capability: Any, verb: str) -> None:
-    """Raise CapabilityError unless ``model`` has ``capability``; the sentence says what it can do instead."""
-    if not isinstance(model, capability):
-        can = ", ".join(capabilities(model)) or "sampling only"
-        raise CapabilityError(f"{type(model).__name__} on {model.spec} has no {verb}; it has: {can}")
+        """Learned numbers, each once; those of a model without parameters, which fits directly, are in its buffers."""
+        learned = list(self.parameters()) or [t for t in self.state_dict().values() if t.is_floating_point()]
+        return sum(t.numel() for t in learned)

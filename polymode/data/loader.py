@@ -52,6 +52,7 @@ def load(
     test_fraction: float = 0.1,
     licence: str | None = None,
     target: str | None = None,
+    labelled: int | None = None,
     **options: Any,
 ) -> DataSet:
     """The data set of a source, with train, validation and test splits.
@@ -70,6 +71,8 @@ def load(
         valid_fraction, test_fraction: of the splits that the source does not give.
         licence: of the data, where the source does not state it; samples can then be written for release.
         target: the column that a learner predicts where samples are judged by what can be learned from them (tables).
+        labelled: training rows that keep their label, as equally many a class as can be, drawn with the seed; those of
+            all others are withheld (semi-supervised learning).
         options: those of the set alone (style, resolution, n, ...).
 
     Raises:
@@ -91,7 +94,8 @@ def load(
         if name not in known:
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
             raise DataError(f"{what} has no option {name!r}: {listed}{nearest(name, known)}")
-    return _with_facts(reader(first, **given), licence, target)
+    data = _with_facts(reader(first, **given), licence, target)
+    return data if labelled is None else data.with_labels(labelled, seed)
 
 
 def _with_facts(data: DataSet, licence: str | None, target: str | None) -> DataSet:

@@ -15,6 +15,7 @@ _TOYS, _SETS = "polymode.data.toys:load_toy", "polymode.data.sets"
 
 LOADERS: dict[str, str] = {
     **dict.fromkeys(("8gaussians", "25gaussians", "moons", "checkerboard", "pinwheel", "spirals"), _TOYS),
+    "sprites": f"{_SETS}.sprites:sprites",
     "copy": f"{_SETS}.pairs:copy",
     "reverse": f"{_SETS}.pairs:reverse",
     "dates": f"{_SETS}.pairs:dates",
@@ -33,6 +34,7 @@ LOADERS: dict[str, str] = {
     "adult": f"{_SETS}.tables:adult",
     "california_housing": f"{_SETS}.tables:california_housing",
     "wine_quality": f"{_SETS}.tables:wine_quality",
+    "asia": f"{_SETS}.networks:asia",
     "tinyshakespeare": f"{_SETS}.sequences:tinyshakespeare",
     "kjv_bible": f"{_SETS}.sequences:kjv_bible",
     "qm9_smiles": f"{_SETS}.sequences:molecules",

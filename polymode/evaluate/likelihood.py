@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasBound, HasEnergy, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, ConditionError, PolymodeError, require_choice
 from polymode.core.likelihood import Likelihood
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Binary, Spec
 from polymode.data.dataset import DataSet, Split
 from polymode.parts.samplers.ais import Annealed, HasReverseAIS, Sandwich

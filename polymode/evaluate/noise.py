@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Categorical, Columns, Numeric, Real, Spec
 
 

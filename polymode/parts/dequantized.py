@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polymode.core.capabilities import HasBound, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.parts.dequantize import Dequantizer
 

@@ -24,6 +24,7 @@ class Measure:
         split: of a likelihood, measured on all of its rows.
         n: samples of a metric.
         options: of sampling.
+        num_samples: importance samples of a bound; None for the model's default.
         aim: the number that has to be reached; None for one that stands beside.
         better: which side of it.
         published: what the source reports, on its own protocol.
@@ -36,6 +37,7 @@ class Measure:
     split: Literal["valid", "test"] = "test"
     n: int = 1000
     options: dict[str, Any] = field(default_factory=dict)
+    num_samples: int | None = None
     aim: float | None = None
     better: Literal["lower", "higher"] = "lower"
     published: float | None = None
@@ -93,20 +95,38 @@ def _frames(aim: float, published: float, source: str) -> tuple[Measure, ...]:
     return (Measure("frame_nll", aim=aim, published=published, source=source),)
 
 
+def _bound(split: Literal["valid", "test"] = "test", samples: int = 1000, **told: Any) -> Measure:
+    """Nats of the importance-weighted bound."""
+    return Measure(split=split, num_samples=samples, **told)
+
+
+def _disentangled() -> tuple[Measure, ...]:
+    """How far dimensions of the code stand for the factors that the pictures were drawn from."""
+    return tuple(Measure("disentanglement", row, better="higher") for row in ("MIG", "FactorVAE score", "SAP"))
+
+
 _NADE_PAPER = "arXiv:1605.02226, table 2"
 _PIXELS = "arXiv:1606.05328, table 4"
 _NANOGPT = "nanoGPT README, the same size, context and steps"
 
 _RNN_NADE = "arXiv:1206.6392, table 1"
+_IWAE = "arXiv:1509.00519, table 1"
+_CODE: dict[str, Any] = {"latent_dims": 10, "hidden": (128,)}
+_SPRITES: dict[str, Any] = {"steps": 900, "batch_size": 64, "learning_rate": 4e-3}
+_ASIA = (
+    ("asia", "tub"), ("smoke", "lung"), ("smoke", "bronc"), ("tub", "either"), ("lung", "either"), ("either", "xray"),
+    ("either", "dysp"), ("bronc", "dysp"),
+)  # fmt: skip
 
 RECIPES: tuple[Recipe, ...] = (
     # images of bits
     Recipe("fvsbn_mnist", "fvsbn", "mnist_binarized", _bits(98.0, 97.45, _NADE_PAPER), cost="1 min, one core",
            training={"epochs": 8, "batch_size": 200, "learning_rate": 5e-3}),
     Recipe("nade_mnist", "nade", "mnist_binarized", _bits(89.5, 88.33, _NADE_PAPER), cost="40 min, one core",
-           training={"minutes": 40}),
+           training={"epochs": 15}),
     Recipe("made_mnist", "made", "mnist_binarized", _bits(88.5, 86.64, "arXiv:1502.03509, table 6"),
-           cost="20 min, one core", training={"minutes": 20}),
+           settings={"hidden": (8000,)}, cost="20 min, one core",
+           training={"epochs": 12, "batch_size": 200, "learning_rate": 1e-3, "ema": 0.995}),
     Recipe("pixelcnn_mnist", "pixelcnn", "mnist_binarized", _bits(82.5, 81.30, _PIXELS),
            settings={"width": 24, "layers": 5}, training={"minutes": 20, "batch_size": 8, "warmup": 50},
            cost="20 min, one core"),
@@ -149,6 +169,84 @@ RECIPES: tuple[Recipe, ...] = (
            training={"minutes": 3}, cost="3 min, one core"),
     Recipe("scene_dialogues", "transformer", "scene_dialogues", _pairs(0.85), settings={"copy": True},
            training={"minutes": 8}, cost="8 min, one core"),
+    # codes: images of bits
+    Recipe("vae_mnist", "vae", "mnist_binarized", (_bound(aim=89.0), _bound(samples=1)),
+           settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh"},
+           training={"epochs": 60}, cost="8 min, one core"),
+    Recipe("iwae_mnist", "vae", "mnist_binarized", (_bound(aim=87.5), _bound(samples=1)),
+           settings={"latent_dims": 50, "hidden": (200, 200), "activation": "tanh", "num_samples": 50},
+           training={"epochs": 20}, cost="60 min, one core"),
+    Recipe("vae_mnist_dynamic", "vae", "mnist_dynamic", (
+        _bound(aim=87.5, published=86.76, source=f"{_IWAE}, 1 layer, k = 1"), _bound(samples=1),
+    ), settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh"}, training={"epochs": 100},
+        cost="12 min, one core"),
+    Recipe("iaf_mnist_dynamic", "vae", "mnist_dynamic", (_bound(), _bound(samples=1)),
+           settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh", "posterior": "iaf"},
+           training={"epochs": 100}, cost="25 min, one core"),
+    Recipe("ladder_mnist", "ladder", "mnist_binarized", (_bound(), _bound(samples=1)),
+           settings={"latent_dims": (64, 32), "hidden": (512, 256), "anneal": 20_000, "free_bits": 0.5},
+           training={"epochs": 120, "batch_size": 100, "learning_rate": 1e-3}, cost="35 min, one core"),
+    Recipe("vdvae_mnist", "vdvae", "mnist_binarized", (_bound(samples=50, aim=85.0), _bound(samples=1)),
+           settings={"blocks": (2, 6), "halvings": 2, "width": 64, "middle": 16, "latent_dims": 4, "anneal": 2000,
+                     "free_bits": 0.1},
+           training={"epochs": 12, "batch_size": 64, "learning_rate": 3e-3}, cost="40 min, one core"),
+    Recipe("pixelvae_mnist", "pixelvae", "mnist_binarized", (
+        _bound(samples=50, aim=85.0, published=79.02, source="arXiv:1611.05013, table 1"), _bound(samples=1),
+    ), settings={"latent_dims": 32, "width": 24, "layers": 3, "anneal": 3000},
+        training={"epochs": 4, "batch_size": 16}, cost="40 min, one core"),
+    # codes: what they stand for
+    Recipe("vae_sprites", "vae", "sprites", _disentangled(), settings=_CODE, training=_SPRITES, cost="2 min, one core"),
+    Recipe("beta_vae_sprites", "vae", "sprites", _disentangled(), settings=_CODE | {"beta": 4.0}, training=_SPRITES,
+           cost="2 min, one core"),
+    Recipe("beta_tcvae_sprites", "beta_tcvae", "sprites", _disentangled(),
+           settings=_CODE | {"beta": 6.0, "data_rows": 6912}, training=_SPRITES, cost="2 min, one core"),
+    Recipe("factor_vae_sprites", "factor_vae", "sprites", _disentangled(), settings=_CODE | {"gamma": 30.0},
+           training=_SPRITES, cost="2 min, one core"),
+    # codes: of sequences, and of symbols
+    Recipe("dmm_chorales", "dmm", "jsb_chorales", (
+        *_frames(7.2, 6.93, "arXiv:1609.09869"), Measure("frame_nll", "frame NLL, FIVO-16"),
+    ), settings={"charge_silence": False, "anneal": 800}, reading={"whole": True},
+        training={"steps": 1600, "learning_rate": 5e-3, "batch_size": 20}, cost="4 min, one core"),
+    Recipe("sequence_vae_shakespeare", "sequence_vae", "tinyshakespeare", _characters(None),
+           settings={"free_bits": 0.2}, training={"minutes": 5}, cost="5 min, one core"),
+    Recipe("vqvae_emoji", "vqvae", "emoji", (
+        Measure("codebook", "codebook use", aim=0.8, better="higher"),
+        Measure("codebook", "reconstruction PSNR", better="higher"),
+        Measure(unit="bits/symbol"),
+    ), settings={"prior_options": {"width": 96, "layers": 3, "dropout": 0.1}}, training={"minutes": 20},
+        condition="none", cost="20 min, one core"),
+    Recipe("vqvae2_emoji", "vqvae2", "emoji", (
+        Measure("codebook", "codebook use (top)", aim=0.8, better="higher"),
+        Measure("codebook", "codebook use (bottom)", aim=0.8, better="higher"),
+        Measure(unit="bits/symbol"),
+    ), settings={"prior_options": {"width": 64, "layers": 2, "dropout": 0.1},
+                 "bottom_prior_options": {"width": 96, "dropout": 0.1}},
+        training={"minutes": 20}, condition="none", cost="20 min, one core"),
+    Recipe("mae_digits", "mae", "digits", (Measure(unit="bits/symbol"),),
+           settings={"width": 64, "layers": 2, "decoder_width": 32, "decoder_layers": 1, "mask_ratio": 0.75,
+                     "levels_as": "logistic", "components": 2},
+           training={"steps": 1500, "learning_rate": 3e-3}, cost="1 min, one core"),
+    # few labels
+    Recipe("m2_digits", "m2", "digits", (
+        Measure("labels", "accuracy gain", aim=0.05, better="higher"),
+        Measure("labels", "accuracy", better="higher"),
+        Measure("labels", "accuracy, supervised only", better="higher"),
+    ), settings={"hidden": (128,), "latent_dims": 3, "levels_as": "logistic", "components": 1},
+        reading={"labelled": 50},
+        training={"steps": 3000, "batch_size": 32, "learning_rate": 3e-3, "validate_every": 0},
+        cost="1 min, one core"),
+    # directed nets
+    Recipe("sbn_mnist", "sbn", "mnist_binarized", (_bound(aim=100.0), _bound(samples=1)),
+           settings={"hidden": (200, 200, 10)}, training={"epochs": 60, "learning_rate": 5e-3},
+           cost="20 min, one core"),
+    Recipe("helmholtz_mnist", "sbn", "mnist_binarized", (_bound(), _bound(samples=1)),
+           settings={"hidden": (200, 200, 10), "estimator": "wake_sleep"}, training={"epochs": 60},
+           cost="20 min, one core"),
+    Recipe("darn_mnist", "darn", "mnist_binarized", (
+        _bound(aim=90.0, published=84.13, source="arXiv:1310.8499, table 2"), _bound(samples=1),
+    ), settings={"free_nats": 20.0}, training={"epochs": 60, "learning_rate": 3e-3}, cost="15 min, one core"),
+    Recipe("bayes_net_asia", "bayes_net", "asia", (Measure("density_kl", aim=0.01), Measure()),
+           settings={"edges": _ASIA}, training={"steps": 1500}, cost="20 s, one core"),
 )  # fmt: skip
 
 

@@ -35,9 +35,10 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, DataError, PolymodeError, require_choice
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLatents, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate.likelihood import Scorer, split_for
 from polymode.evaluate.statistics import auroc

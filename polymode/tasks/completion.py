@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import Completes, require
 from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError, require_choice
-from polymode.core.model import Completes, GenerativeModel, require
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 
 #: what may be known of a datum, in words

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from polymode.core import rng
+from polymode.core.capabilities import Continues, require
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError
-from polymode.core.model import Continues, GenerativeModel, require
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.core.spelling import decode, encode
 

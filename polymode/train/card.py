@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from polymode import catalogue
+from polymode.core.capabilities import capabilities
 from polymode.core.checkpoint import name_of, write_atomically
-from polymode.core.model import GenerativeModel, capabilities
+from polymode.core.model import GenerativeModel
 
 
 def write_card(folder: Path, model: GenerativeModel, facts: dict[str, Any], seconds: float, steps: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from polymode.core import checkpoint
+from polymode.core.capabilities import FitsDirectly
 from polymode.core.errors import ConditionError, DataError
-from polymode.core.model import FitsDirectly, GenerativeModel
+from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet
 from polymode.train.card import write_card
 from polymode.train.log import Event, Listener, Log, Watcher

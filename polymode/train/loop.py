@@ -1,8 +1,8 @@
 """One loop for every family: it knows phases, budgets and checkpoints, and no model.
 
-A turn runs each phase of the present stage `repeats` times on fresh batches. Batches are indexed from tensors in
-memory by a permutation of each epoch; the draws of a turn come from a generator seeded by (seed, rank, turn), so a
-resumed run needs no saved random state to be bit-identical to one never stopped.
+A turn runs each phase of the present stage `repeats` times on fresh batches (`train.batches`). The draws of a turn come
+from a generator seeded by (seed, rank, turn), so a resumed run needs no saved random state to be bit-identical to one
+never stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from polymode.core.errors import TrainingError
 from polymode.core.loss import Loss, Phase, merge_parts
 from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet
+from polymode.train.batches import Batches
 from polymode.train.log import Event, Log, Watcher
 from polymode.train.options import Budget, FitOptions
 from polymode.train.state import TrainerState, optimizer_for, read_state, step_seed, write_state
@@ -69,10 +70,9 @@ class Trainer:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.device = torch.device(options.device) if options.device else self.accelerator.device
         self.model = model.to(self.device)
-        self.batch_size = min(self.chosen.batch_size, max(1, len(data.train) // self.world))
-        self.batches_per_epoch = max(1, len(data.train) // (self.batch_size * self.world))
+        share = 0.0 if model.condition_spec is None else self.chosen.labelled_share
+        self.batches = Batches(data.train, self.chosen.batch_size, self.world, options.seed, share)
         self.stop_asked = False
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     # -- the loop --------------------------------------------------------------------------------------------------
     def run(self, log_to: list[Any], *, resume: bool) -> tuple[TrainerState, list[dict[str, Any]]]:
@@ -90,7 +90,7 @@ class Trainer:
         state.start_ema()  # after wrapping, which may give parameters new storage
         if saved is not None:
             state.restore(saved)
-        self.budget = Budget(self.options, self.batches_per_epoch, spent=state.seconds)
+        self.budget = Budget(self.options, self.batches.per_epoch, spent=state.seconds)
         main = self.accelerator.is_main_process
         folder = self.folder if main else None
         log = Log(folder, log_to if main else [], tensorboard=self.options.tensorboard, resumed_at=state.step)
@@ -207,16 +207,11 @@ class Trainer:
     # -- data and rates --------------------------------------------------------------------------------------------
     def _batch(self, index: int, generator: torch.Generator) -> tuple[Tensor, Condition | None]:
         """This process's share of global batch ``index``."""
-        epoch, at = divmod(index, self.batches_per_epoch)
-        if self._order[0] != epoch:
-            g = torch.Generator().manual_seed(step_seed(self.options.seed, epoch))
-            self._order = (epoch, torch.randperm(len(self.data.train), generator=g))
-        start = (at * self.world + self.rank) * self.batch_size
-        return self._rows(self._order[1][start : start + self.batch_size], generator)
+        return self._rows(self.batches.rows(index, self.rank), generator)
 
     def _first_batch(self) -> tuple[Tensor, Condition | None]:
         g = torch.Generator().manual_seed(step_seed(self.options.seed, 0))
-        rows = torch.randperm(len(self.data.train), generator=g)[: self.batch_size * self.world]
+        rows = torch.randperm(len(self.data.train), generator=g)[: self.batches.size * self.world]
         return self._rows(rows, g)
 
     def _rows(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Condition | None]:

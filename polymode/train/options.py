@@ -15,10 +15,11 @@ class FitOptions:
     """Everything `fit` can be told, beside model and data; None means the model's own default.
 
     Args:
-        minutes, steps, epochs: the budget; the first that runs out ends training. Without any: 1 minute.
+        minutes, steps, epochs: the budget; the first that runs out ends training. Without any: 1 minute. An epoch is a
+            pass over the training rows, or over those without a label where `labelled_share` mixes the others in.
         seed: order of the data and every draw of training.
-        learning_rate, batch_size, weight_decay, ema, clip, schedule, warmup, optimizer: see TrainingDefaults;
-            batch_size is each process's.
+        learning_rate, batch_size, weight_decay, ema, clip, schedule, warmup, optimizer, labelled_share: see
+            TrainingDefaults; batch_size is each process's.
         precision: "fp32", or "bf16" / "fp16" for automatic mixed precision.
         validate_every: steps between validations (0 = never); None = about twenty times over the budget.
         validation_rows: at most so many rows are used for it.
@@ -56,6 +57,7 @@ class FitOptions:
     checkpoint_every: int | None = None
     log_every: int | None = None
     tensorboard: bool = False
+    labelled_share: float | None = None
     device: str | None = None
 
     @staticmethod
@@ -76,6 +78,8 @@ class FitOptions:
                 raise PolymodeError(f"{name}={value}, expected a number above 0")
         if options.watch_every is not None and options.watch_every < 0:
             raise PolymodeError(f"watch_every={options.watch_every}, expected a number of steps, or 0 for the end only")
+        if options.labelled_share is not None and not 0 <= options.labelled_share < 1:
+            raise PolymodeError(f"labelled_share={options.labelled_share}, expected 0 <= labelled_share < 1")
         if options.ema is not None and not 0 <= options.ema < 1:
             raise PolymodeError(f"ema={options.ema}, expected 0 <= ema < 1")
         if options.minutes is None and options.steps is None and options.epochs is None:

@@ -43,7 +43,8 @@ def test_data_options_are_those_of_load():
 @pytest.mark.parametrize(
     ("text", "value"),
     [("3", 3), ("0.1", 0.1), ("[64,64]", [64, 64]), ("64,64", (64, 64)), ("hinge", "hinge"), ("true", True),
-     ("none", None), ("'3'", "3"), ("1e-3", 1e-3), ("a b", "a b"), ("", "")],
+     ("none", None), ("'3'", "3"), ("1e-3", 1e-3), ("a b", "a b"), ("", ""), ("[a b,c]", ["a b", "c"]),
+     ("[[smoke,lung],[3,'a,b']]", [["smoke", "lung"], [3, "a,b"]]), ("[true,none]", [True, None]), ("[a", "[a")],
 )  # fmt: skip
 def test_values_are_python_literals_where_they_are(text, value):
     assert arguments.pairs([f"key={text}"], "--set") == {"key": value}

@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "parts.samplers": ("core", "parts.samplers", "parts.processes", "parts.solvers"),
     "models": ("catalogue",),
     **{f"models.{row.family}": ("core", "parts", f"models.{row.family}") for row in catalogue.MODELS},
+    "models.composite": ("catalogue", "core", "parts", "models"),
     "data": ("core", "data"),
     "train": ("catalogue", "core", "data.dataset", "train"),
     "evaluate": ("catalogue", "core", "parts", "data.dataset", "data.store", "evaluate"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import polymode.core.model as m
+import polymode.core.capabilities as m
 from polymode import catalogue
 from polymode.core import checkpoint
 from polymode.core.errors import ConditionError, DataError, PolymodeError

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import spec as specs
+from polymode.core.capabilities import HasBound, HasLatents, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasLatents, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.rng import generator
 from polymode.data.dataset import DataSet, split_randomly
 from polymode.evaluate import Evaluator, Leaderboard, Measurement, evaluate, features_for
@@ -208,7 +209,7 @@ def test_copies_are_called_copies(tmp_path: Path) -> None:
     check_page(text)
     assert "≤" in text
     assert "iwae-2, elbo" in text
-    assert "Between two images" in text
+    assert "between two images" in text
     assert report.likelihood.kind == "lower bound"
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import spec as specs
+from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLatents, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.rng import generator
 from polymode.data.dataset import DataSet, Split, split_randomly
 from polymode.evaluate import CollapseDetector, Diluted, Evaluator, Leaderboard, Noise, evaluate, log_likelihood

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import polymode.core.spec as specs
+from polymode.core.capabilities import HasBound, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
-from polymode.core.model import HasBound, HasLogProb
 from polymode.models.flow.realnvp import RealNVP
 from tests.zoo import COLUMNS
 

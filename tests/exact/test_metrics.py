@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from polymode.core import spec as specs
+from polymode.core.capabilities import HasBound, HasEnergy
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import ConditionError, PolymodeError
 from polymode.core.likelihood import Likelihood
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy
+from polymode.core.model import GenerativeModel
 from polymode.core.rng import generator
 from polymode.data.dataset import Split
 from polymode.evaluate import Noise, log_likelihood

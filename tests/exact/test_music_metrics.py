@@ -118,6 +118,26 @@ def test_whole_pieces_are_scored_frame_by_frame_up_to_their_ends():
     assert report.floor.measurements[0].value == pytest.approx(30 * 12 * math.log(2) / frames)
 
 
+def test_whole_pieces_are_bounded_up_to_their_ends_and_the_kind_is_said():
+    data, _ = small(padded=True)
+    model = pm.create("dmm", data.spec, latent_dims=2, width=6, transition=4, emission=6, seed=0)
+    report = pm.evaluate(model, data, n=20, metrics=["frame_nll"], ceiling=False)
+    elbo, iwae, fivo, ends = report.row.measurements
+    assert [m.metric for m in (elbo, iwae, fivo, ends)] == [
+        "frame NLL", "frame NLL, IWAE-16", "frame NLL, FIVO-16", "frame NLL with ends"
+    ]  # fmt: skip
+    assert {m.kind for m in report.row.measurements} == {"lower bound"}
+    assert "ELBO" in elbo.protocol
+    frames = torch.tensor([max(t for t in range(4) if row[t].any()) + 1 for row in data.test.x])
+    many = data.test.x.repeat(500, 1, 1), frames.repeat(500)
+    truth = -model.frame_bound(*many, seed=0).view(500, -1).mean(0).sum() / frames.sum()
+    assert elbo.value == pytest.approx(float(truth), abs=0.03)
+    exact = -model.frame_bound(*(each[:30] for each in many), 3000, seed=1).sum() / frames.sum()
+    for bound in (iwae, fivo):
+        assert float(exact) - 0.01 < bound.value < elbo.value + 0.01
+    assert f"{int(frames.sum()):,} frames" in elbo.protocol
+
+
 def test_windows_count_all_their_frames():
     data, model = small(padded=False)
     (only,) = pm.evaluate(model, data, n=20, metrics=["frame_nll"], ceiling=False).row.measurements

@@ -307,3 +307,56 @@ def test_only_a_beginning_is_completed_exactly(linear: bool):
 def test_wrong_sizes_are_refused(arguments: dict):
     with pytest.raises(PolymodeError, match="expected"):
         pm.create("pixelcnn", COLOUR, **arguments)
+
+
+# -- grids of tokens -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelrnn", "image_transformer"])
+def test_grids_of_tokens_are_images_whose_values_have_no_order(name: str):
+    spec = specs.Spec("grid", (2, 3), specs.Tokens(3))
+    small = {
+        "pixelcnn": SMALL, "pixelrnn": {"width": 9, "layers": 1, "first_kernel": 3},
+        "image_transformer": {"width": 8, "layers": 1, "heads": 2},
+    }[name]  # fmt: skip
+    model = pm.create(name, spec, ConditionSpec(label=2), seed=0, **small).double()
+    g = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        p.data += 0.2 * torch.randn(p.shape, generator=g, dtype=torch.float64)
+    model.eval()
+    rows = torch.tensor(list(itertools.product(range(3), repeat=6))).view(-1, 2, 3)
+    tables = [model.log_prob(rows, Condition(label=torch.full((len(rows),), k))).exp() for k in range(2)]
+    for probs in tables:
+        assert abs(probs.sum().item() - 1) < 1e-10
+        assert probs.max() > 2 * probs.min()
+    assert (tables[0] - tables[1]).abs().max() > 1e-4
+    # drawn step by step, with what each step said of the draw
+    label = conditions("label", 40)
+    x, nats = model.sample_with_log_prob(40, label, seed=0)
+    spec.check(x)
+    torch.testing.assert_close(nats, model.log_prob(x, label))
+    # what is known stays, and must come first
+    mask = torch.zeros(40, 2, 3, dtype=torch.bool)
+    mask[:, 0, :2] = True
+    filled = model.complete(x, mask, label, seed=1)
+    assert torch.equal(filled[mask], x[mask])
+    assert not torch.equal(filled, x)
+    with pytest.raises(DataError, match="comes after something missing"):
+        model.complete(x, ~mask, label)
+
+
+def test_a_renaming_of_tokens_is_a_renaming_of_inputs():
+    """Scaled levels would put token 1 between 0 and 2; here all are alike."""
+    spec = specs.Spec("grid", (2, 2), specs.Tokens(3))
+    model = pm.create("pixelcnn", spec, seed=0, **SMALL).double().eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.network.last.weight.normal_()
+    other, order = pm.create("pixelcnn", spec, seed=0, **SMALL).double().eval(), torch.tensor([2, 0, 1])
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for layer in (other.network.first.vertical, other.network.first.horizontal):
+            layer.weight.copy_(layer.weight[:, order])
+        for tensor in (other.network.last.weight, other.network.last.bias):
+            tensor.copy_(tensor[order])
+    x = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
+    renamed = order.argsort()[x]
+    torch.testing.assert_close(other.log_prob(renamed), model.log_prob(x))

@@ -13,10 +13,11 @@ from torch import Tensor
 import polymode as pm
 import polymode.core.spec as specs
 from polymode.core import rng
+from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLatents, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet, Split
 from polymode.tasks import anomaly, cross_generator_matrix
 from polymode.tasks.anomaly import Scores, anomaly_scores, detect, offered, ood_auroc

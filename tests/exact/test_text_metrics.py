@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import spec as specs
+from polymode.core.capabilities import HasBound, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.rng import generator
 from polymode.core.spec import Spec
 from polymode.data.dataset import DataSet, Split

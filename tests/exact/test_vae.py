@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 import polymode as pm
 from polymode.core import spec as specs
-from polymode.models.vae.vae import kl_to_standard_normal, log_normal
+from polymode.parts.distributions.gaussian import kl_to_standard_normal, log_normal
 
 
 def exact_log_prob(model: pm.GenerativeModel, x: torch.Tensor) -> torch.Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import polymode as pm
 from polymode.core import spec as specs
 from polymode.core.condition import Condition
 from polymode.data.dataset import DataSet, Split
-from tests.zoo import CONDITIONAL, CONDITIONS, SMALL, SPECS, Case, over
+from tests.zoo import CONDITIONAL, CONDITIONS, SMALL, SPECS, Case
 
 #: what small networks need beyond their defaults to read the condition in 400 steps
 TRAINING: dict[str, dict] = {
     "made": {"learning_rate": 4e-3}, "vae": {"learning_rate": 4e-3}, "gan": {"steps": 800},
     "fvsbn": {"learning_rate": 4e-2}, "wavenet": {"learning_rate": 1e-2},
+    # two stages of half the steps each
+    "m1_m2": {"learning_rate": 5e-3, "steps": 1200},
+    "vqvae": {"learning_rate": 5e-3, "steps": 800}, "vqvae2": {"learning_rate": 5e-3, "steps": 800},
 }  # fmt: skip
 
 
@@ -60,7 +64,16 @@ def class_of(signature: str, x: torch.Tensor) -> torch.Tensor:
             return (x.float().flatten(1).mean(1) > 1).long()
 
 
-@over(CONDITIONAL)
+def first_of_each(cases: list[Case]) -> list:
+    """The first condition of each model in the default suite, the others in the slow one."""
+    seen: set[str] = set()
+    return [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.name in seen else seen.add(case.name) or [])
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", first_of_each(CONDITIONAL))
 def test_samples_follow_their_condition(case: Case):
     signature = case.signature
     spec = specs.vector(2, scale=(2.0, 0.4)) if signature == "vector/real" else SPECS[signature]

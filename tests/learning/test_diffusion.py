@@ -7,7 +7,7 @@ import math
 import pytest
 
 import polymode as pm
-from polymode.core.model import HasBound, HasEnergy
+from polymode.core.capabilities import HasBound, HasEnergy
 from polymode.data.dataset import DataSet
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import polymode as pm
-from polymode.core.model import HasBound
+from polymode.core.capabilities import HasBound
 
 
 @pytest.mark.slow

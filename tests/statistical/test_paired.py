@@ -12,11 +12,12 @@ from torch import Tensor
 
 from polymode.core import rng
 from polymode.core import spec as specs
+from polymode.core.capabilities import HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
 from polymode.core.likelihood import Likelihood
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate import Evaluator, compare_pair
 from polymode.evaluate.joint import Difference, Sides, joint_jackknife, prdc_values, unbiased_mmd

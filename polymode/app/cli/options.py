@@ -74,7 +74,8 @@ class Group:
 
 DATA = Group(
     "reading", DataOptions, "Data",
-    spelled={"columns": "--column", "labels": "--label-column", "seed": "--data-seed", "more": "--data-option"},
+    spelled={"columns": "--column", "labels": "--label-column", "seed": "--data-seed", "labelled": "--labels",
+             "more": "--data-option"},
     read={"columns": arguments.columns, "more": arguments.pairs},
 )  # fmt: skip
 TRAINING = Group("training", FitSettings, "Training")

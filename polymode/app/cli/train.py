@@ -181,6 +181,8 @@ def _summary(result: FitResult) -> None:
             ("model", f"{result.model}{parameters}"), ("data", f"{result.data} ({result.fingerprint})"),
             ("condition", result.condition), ("trained", f"{result.steps:,} steps in {result.seconds:.1f} s"),
             ("negative log-likelihood", "" if result.likelihood is None else show.likelihood(result.likelihood)),
+            *((m["metric"], f"{show.number(m['value'])} ({show.number(m['low'])} to {show.number(m['high'])})")
+              for m in result.accuracy),
             *result.files.items(), ("note", result.notes), ("next", result.next),
         ]
     )  # fmt: skip

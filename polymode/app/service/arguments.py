@@ -6,6 +6,7 @@ Importing a model imports torch, which takes seconds; its source file says the s
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from polymode.catalogue import Row
 from polymode.core.errors import PolymodeError, nearest
 
 _ROOT = Path(__file__).parents[2]
+_WORD = r"""'[^']*'|"[^"]*"|[^\[\],\s][^\[\],]*"""
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -85,13 +87,21 @@ def columns(texts: Iterable[str], option: str) -> dict[str, str] | list[str] | N
 
 
 def value_of(text: str, where: str) -> Any:
-    """A Python literal where the text is one (3, 0.1, [64,64], true), else the text itself."""
+    """A Python literal where the text is one (3, 0.1, [64,64], true), else the text itself; lists may hold plain words,
+    as in [[smoke,lung],[smoke,bronc]]."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text
+        if not (text.startswith("[") and text.endswith("]")):
+            return text
+        # each word between brackets and commas, or between quotes, becomes the literal of its value; the rest stays
+        spelled = re.sub(_WORD, lambda word: repr(value_of(word[0].strip(), where)), text)
+        try:
+            value = ast.literal_eval(spelled)
+        except (ValueError, SyntaxError):
+            return text
     if not _plain(value):
         raise PolymodeError(f"{where}: expected a number, a word, true, false, none, or a list of them")
     return value

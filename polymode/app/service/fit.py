@@ -15,7 +15,9 @@ from polymode.app.service.schemas import FitRequest, FitResult
 from polymode.core.errors import CheckpointError, PolymodeError
 
 if TYPE_CHECKING:
+    from polymode.core.model import GenerativeModel
     from polymode.data.dataset import DataSet
+    from polymode.evaluate.measurement import Measurement
     from polymode.train.fit import Run
     from polymode.train.log import Watcher
 
@@ -192,7 +194,7 @@ def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, 
             f"the licence of {data.name} is {data.licence!r}: its samples can't be written for release until it is "
             "stated (--licence)"
         )
-    likelihood = None
+    likelihood, accuracy = None, []
     progress.say("drawing samples")
     try:
         condition, told = condition_of_samples(run.model, SHOWN, None, data=data, seed=seed)
@@ -207,12 +209,28 @@ def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, 
             progress.say("measuring for the report")
             made = evaluate(run.model, data, seed=seed, history=run.history, seconds=run.seconds, command=plan.command)
             likelihood = likelihood_to_dict(made.likelihood)
+            accuracy = [m.to_dict() for m in made.row.measurements if m.metric.startswith("accuracy")]
             files["report"] = str(made.save(plan.folder / runs.REPORT))
         else:
             likelihood = likelihood_to_dict(log_likelihood(run.model, data, limit=ROWS, seed=seed))
+            accuracy = [m.to_dict() for m in _accuracies(run.model, data, seed)]
     except PolymodeError as error:
         notes.append(f"no report was written: {error}" if report else f"no likelihood: {error}")
-    return {"likelihood": likelihood, "files": files, "notes": notes, "next": _following(plan.folder)}
+    return {
+        "likelihood": likelihood, "accuracy": accuracy, "files": files, "notes": notes, "next": _following(plan.folder),
+    }  # fmt: skip
+
+
+def _accuracies(model: GenerativeModel, data: DataSet, seed: int) -> list[Measurement]:
+    """How a model that classifies does on test rows, and what learns from labelled rows alone beside it."""
+    from polymode.core import rng
+    from polymode.core.capabilities import Classifies
+    from polymode.evaluate.metrics.labels import accuracies
+
+    x, condition = data.test.take(ROWS, rng.generator(seed))
+    if not isinstance(model, Classifies) or condition is None or condition.label is None:
+        return []
+    return accuracies(model, data, x, condition.label, seed)
 
 
 def _shell(*words: object) -> str:

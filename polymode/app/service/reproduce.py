@@ -89,7 +89,7 @@ def _likelihood(measure: Measure, model: GenerativeModel, data: DataSet, seed: i
     """A negative log-likelihood of all rows of a split."""
     from polymode.evaluate.likelihood import log_likelihood
 
-    found = log_likelihood(model, data, split=measure.split, seed=seed)
+    found = log_likelihood(model, data, split=measure.split, num_samples=measure.num_samples, seed=seed)
     dims = found.num_dims
     scale = {"nats": 1.0, "nats/symbol": 1 / dims, "bits/symbol": 1 / dims / math.log(2)}[measure.unit]
     return {

@@ -51,6 +51,7 @@ class DataOptions(Schema):
     seed: int | None = Field(None, ge=0, description="of the random split (default 0)")
     licence: str | None = Field(None, description="of the data, where their source does not state it")
     target: str | None = Field(None, description="the column that samples of a table are judged by (metric tstr)")
+    labelled: int | None = Field(None, gt=0, description="training rows that keep their label, the others' withheld")
     more: dict[str, Any] = Field({}, description="any further option of the reader (repeatable)")
 
     def arguments(self) -> dict[str, Any]:
@@ -84,6 +85,9 @@ class FitSettings(Schema):
     checkpoint_every: int | None = Field(None, gt=0, description="steps between checkpoints, instead of seconds")
     log_every: int | None = Field(None, gt=0, description="steps between entries of metrics.jsonl")
     tensorboard: bool | None = Field(None, description="log for TensorBoard, too")
+    labelled_share: float | None = Field(
+        None, ge=0, lt=1, description="least share of a batch with labels, where some are withheld"
+    )
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; by default what there is")
 
 
@@ -117,6 +121,7 @@ class FitResult(Schema):
     seconds: float
     stopped: Stop = ""
     likelihood: dict[str, Any] | None = None
+    accuracy: list[dict[str, Any]] = []
     files: dict[str, str] = {}
     notes: list[str] = []
     next: list[str] = []
@@ -165,6 +170,44 @@ class CompleteRequest(Schema):
     out: str | None = None
     seed: int | None = Field(None, ge=0)
     options: dict[str, Any] = {}
+    device: str = "cpu"
+
+
+class LatentsRequest(Schema):
+    """What `latents` is asked; beside the first eight, each verb looks at its own."""
+
+    verb: Literal["reconstruct", "denoise", "interpolate", "traverse", "edit", "embed"]
+    run: str
+    data: str | None = None
+    reading: DataOptions = DataOptions()
+    n: int | None = Field(None, gt=0)
+    out: str | None = None
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    steps: int = Field(8, gt=1)
+    how: Literal["linear", "spherical"] = "linear"
+    dims: list[int] = []
+    count: int = Field(4, gt=0)
+    span: float = Field(2.5, gt=0)
+    attribute: str | None = None
+    direction: str | None = None
+    method: Literal["logistic", "mean-difference"] = "logistic"
+    strengths: list[float] = [-3.0, -1.5, 0.0, 1.5, 3.0]
+    split: Literal["train", "valid", "test"] = "test"
+
+
+class ClassifyRequest(Schema):
+    """What `classify` is asked; prior "counts" is the share of each label among training rows."""
+
+    run: str
+    data: str | None = None
+    reading: DataOptions = DataOptions()
+    split: Literal["auto", "all", "train", "valid", "test"] = "auto"
+    prior: Literal["counts", "uniform"] = "counts"
+    num_samples: int | None = Field(None, gt=0)
+    limit: int | None = Field(None, gt=0)
+    out: str | None = None
+    seed: int = Field(0, ge=0)
     device: str = "cpu"
 
 

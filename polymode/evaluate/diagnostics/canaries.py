@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb, capabilities
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
-from polymode.core.model import GenerativeModel, HasBound, HasEnergy, HasLatents, HasLogProb, capabilities
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate.measurement import Measurement

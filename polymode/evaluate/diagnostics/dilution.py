@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasBound, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import GenerativeModel, HasBound, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.evaluate.noise import Noise
 
 

@@ -7,10 +7,15 @@
     classifier     the feature space belongs to a classifier
     labels         the samples were drawn under labels
     model          it measures a model, not samples, so it has no ceiling
+    posterior      the model has a Gaussian posterior over its code
     conditionals   the model knows the distribution of any symbol given any others
+    codes          the model stands for data by codes
     pairs          a model of targets given sources: symbols conditioned on symbols
     frames         the data are series of bits
     music          the data are piano rolls
+    factors        the data set knows what made its rows
+    latents        the model has a code for every datum
+    classifies     the model tells classes apart by a network of its own
     train          it compares with training rows, so real training rows are no ceiling for it
 """
 
@@ -20,12 +25,12 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from polymode.core.capabilities import Classifies, HasCodes, HasConditionals, HasLatents, HasPosterior
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError, nearest
 from polymode.core.rolls import is_music
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Better, Measurement
-from polymode.parts.samplers.masked import HasConditionals
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ METRICS: tuple[Metric, ...] = (
            "Jelinek et al. 1977, J. Acoust. Soc. Am. 62", kinds=("tokens",)),
     Metric("masked", "masked", "masked accuracy", "higher", ("model", "conditionals"), 2, "perplexity",
            "Devlin et al. 2019, arXiv:1810.04805"),
+    Metric("codebook", "codebook", "codebook use", "higher", ("model", "codes"), 2, "speed",
+           "van den Oord et al. 2017, arXiv:1711.00937", kinds=("image",)),
     Metric("words", "words", "known words", "higher", ("train",), 2, "ngrams", "Graves 2013, arXiv:1308.0850",
            kinds=("tokens",)),
     Metric("parses", "parses", "parses", "higher", (), 2, "ngrams", "Kusner et al. 2017, arXiv:1703.01925",
@@ -111,6 +118,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("music", "music", "pitch-class distance", "lower", ("music",), 8, "speed",
            "Yang and Lerch 2020, Neural Computing and Applications 32", kinds=("series",)),
     Metric("mcd", "audio", "MCD", None, (), 2, "speed", "Kubichek 1993, IEEE PACRIM", kinds=("waveform",)),
+    Metric("disentanglement", "disentanglement", "MIG", "higher", ("factors", "latents"), 2, "speed",
+           "Chen et al. 2018, arXiv:1802.04942; Kim and Mnih 2018, arXiv:1802.05983", on_request=True),
+    Metric("parzen", "parzen", "Parzen log-likelihood", "higher", (), 20, "kid",
+           "Parzen 1962; Breuleux, Bengio and Vincent 2011", kinds=("image", "vector"), on_request=True),
+    Metric("posterior", "posterior", "active units", None, ("model", "posterior"), 2, "gap",
+           "Burda et al. 2016, arXiv:1509.00519; Cremer et al. 2018, arXiv:1801.03558", on_request=True),
+    Metric("labels", "labels", "accuracy", "higher", ("model", "labels", "classifies"), 2, "recognised",
+           "Kingma et al. 2014, arXiv:1406.5298"),
     Metric("gap", "gap", "train/test gap", "lower", ("likelihood", "model"), 8, "memorisation", ""),
     Metric("speed", "speed", "samples/s", "higher", ("model",), 1, "", ""),
 )  # fmt: skip
@@ -136,10 +151,15 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "classifier": comparison.reference.space.probabilities is not None,
         "labels": comparison.condition is not None and comparison.condition.label is not None,
         "model": comparison.model is not None,
+        "posterior": isinstance(comparison.model, HasPosterior),
         "conditionals": isinstance(comparison.model, HasConditionals),
+        "codes": isinstance(comparison.model, HasCodes),
         "pairs": comparison.model is not None and _is_given_tokens(comparison.model.condition_spec),
         "frames": data.spec.signature == "series/binary",
         "music": is_music(data.spec),
+        "factors": bool(data.factors),
+        "latents": isinstance(comparison.model, HasLatents),
+        "classifies": isinstance(comparison.model, Classifies),
         "train": comparison.model is not None,
     }
     return [

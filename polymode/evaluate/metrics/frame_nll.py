@@ -7,10 +7,12 @@ With T_i frames in piece i,
 
 `frame_nll` holds it; its interval is the delta method's for a ratio of means over pieces. Where rows are whole pieces
 (`Spec.extra["padded"]`) every frame is scored once, the first too, given all of the piece before it, and the silence
-behind a piece is in neither sum; this takes a model that scores frames one by one. "frame NLL with ends" is for every
-model and never lower: -log p of the whole rows over the same frames, so that a piece's end has its price and the
-silence behind it adds none of its frames. Windows start without the past that they were cut from, which costs nats:
-their number is not that of whole pieces.
+behind a piece is in neither sum; this takes a model that scores frames one by one, or bounds the first of them
+(`HasFrameBound`). Of the latter "frame NLL" is the ELBO, which is what papers report of latent chains, and bounds of
+more samples stand beside it, importance-weighted and by a particle filter; all are upper bounds of the number, and say
+so. "frame NLL with ends" is for every model: -log p of the whole rows over the same frames, so that a piece's end has
+its price and the silence behind it adds none of its frames; it is never lower by the same estimator. Windows start
+without the past that they were cut from, which costs nats: their number is not that of whole pieces.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasFrameBound, HasFrameLogProb
 from polymode.core.errors import PolymodeError
 from polymode.core.rolls import lengths
 from polymode.data.dataset import Split
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.likelihood import split_for
 from polymode.evaluate.measurement import Measurement
-from polymode.parts.distributions.frames import HasFrameLogProb
 
 #: rows scored at a time
 ROWS = 64
+#: draws that an ELBO is the mean of
+ELBO_DRAWS = 8
 
 
 def frame_nll(nats: Tensor, frames: Tensor, *, std_error: float = 0.0) -> tuple[float, float, float]:
@@ -67,6 +71,39 @@ def frame_nats(model: HasFrameLogProb, split: Split, frames: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+def bounded_nats(
+    model: HasFrameBound, split: Split, frames: Tensor, num_samples: int, resample: bool, generator: torch.Generator
+) -> Tensor:
+    """A lower bound on log p of the first `frames` (N,) of each row, (N,)."""
+    pieces = []
+    for start in range(0, len(split), ROWS):
+        rows = slice(start, start + ROWS)
+        condition = None if split.condition is None else split.condition[rows]
+        found = model.frame_bound(
+            split.x[rows], frames[rows], num_samples, condition, resample=resample, generator=generator
+        )
+        pieces.append(found.cpu().double())
+    return torch.cat(pieces)
+
+
+def bounds(c: Comparison, model: HasFrameBound, split: Split, frames: Tensor) -> list[Measurement]:
+    """The ELBO of the frames of whole pieces, and the bounds of as many samples as the likelihood takes."""
+    assert c.scorer is not None
+    k, g = c.scorer.num_samples, c.generator("frame_nll")
+    elbo = torch.stack([bounded_nats(model, split, frames, 1, False, g) for _ in range(ELBO_DRAWS)]).mean(0)
+    found = [("", f"ELBO, {ELBO_DRAWS} draws", elbo)]
+    if k > 1:
+        found += [
+            (f", IWAE-{k}", f"importance-weighted, {k} samples", bounded_nats(model, split, frames, k, False, g)),
+            (f", FIVO-{k}", f"particle filter, {k} samples", bounded_nats(model, split, frames, k, True, g)),
+        ]
+    where = f"the {int(frames.sum()):,} frames of whole pieces, silence behind them summed out"
+    return [
+        Measurement(f"frame NLL{name}", *frame_nll(nats, frames), len(split), "lower", f"{how}, {where}", "lower bound")
+        for name, how, nats in found
+    ]
+
+
 def measure(c: Comparison) -> list[Measurement]:
     """The rows of the report; see the module."""
     assert c.likelihood is not None
@@ -83,6 +120,8 @@ def measure(c: Comparison) -> list[Measurement]:
         scored = frame_nats(model, split_for(model, Split(x, condition)), frames)
         how = f"whole pieces, each of {total:,} frames given all before it, the first too; silence behind them left out"
         found.append(Measurement("frame NLL", *frame_nll(scored, frames), len(x), "lower", how, likelihood.kind))
+    elif padded and isinstance(model, HasFrameBound):
+        found += bounds(c, model, split_for(model, Split(x, condition)), frames)
     value = frame_nll(nats, frames, std_error=likelihood.std_error)
     name = "frame NLL with ends" if padded else "frame NLL"
     how = (

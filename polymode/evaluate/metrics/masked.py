@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasConditionals
 from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
 from polymode.evaluate.statistics import mean_interval
-from polymode.parts.samplers.masked import HasConditionals
 
 #: the share of symbols that Devlin et al. hide, and rows at a time
 RATE, BATCH = 0.15, 64

@@ -1,6 +1,6 @@
 """Pictures of samples beside data, chosen by the kind of data; made of tensors now, drawn when a report is saved.
 
-A file a kind: images, sound, text, molecules, series, music, vectors (points and marginals), and learning curves.
+A file a kind: images, sound, text, molecules, series, music, vectors (points and marginals), codes, learning curves.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from polymode.core.model import HasLatents
+from polymode.core.capabilities import HasLatents
 from polymode.core.spec import Binary, Columns
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.features.sound import is_audible
-from polymode.evaluate.pictures import images, molecules, music, series, sound, text, vectors
+from polymode.evaluate.pictures import codes, images, molecules, music, series, sound, text, vectors
 from polymode.evaluate.pictures.base import GRID, INK, MODEL, MULTIPLES, POINTS, REAL, Panel, Picture
 from polymode.evaluate.pictures.curves import curves, scatter
 from polymode.evaluate.pictures.images import grid
@@ -25,6 +25,8 @@ __all__ = [
 def pictures_for(c: Comparison, history: Sequence[dict[str, Any]] = ()) -> list[Picture]:
     """The pictures of one model's samples."""
     found = _of_samples(c)
+    if isinstance(c.model, HasLatents) and (of_codes := codes.codes(c)) is not None:
+        found.append(of_codes)
     if learned := curves(history):
         found.append(learned)
     return found
@@ -33,8 +35,7 @@ def pictures_for(c: Comparison, history: Sequence[dict[str, Any]] = ()) -> list[
 def _of_samples(c: Comparison) -> list[Picture]:
     spec = c.data.spec
     if spec.kind == "image":
-        between = [images.interpolation(c)] if isinstance(c.model, HasLatents) else []
-        return [images.grids(c), images.closest(c), *between]
+        return [images.grids(c), images.closest(c)]
     sources = None if c.condition is None else c.condition.tokens
     if spec.kind == "tokens" and sources is not None and text.are_spelled(c.data.condition_spec):
         return [text.pairs(c)]

@@ -1,4 +1,4 @@
-"""Pictures of images: samples beside data, the samples nearest to training rows, lines between codes."""
+"""Pictures of images: samples beside data, the samples nearest to training rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymode.core.model import GenerativeModel, HasLatents
 from polymode.core.spec import Spec
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.metrics.memorisation import neighbours
@@ -45,7 +44,8 @@ def _to_bytes(x: Tensor, spec: Spec) -> np.ndarray:
     return np.concatenate([colour, np.full((*colour.shape[:3], 1), 255, dtype=np.uint8)], axis=-1)
 
 
-def _image_panel(label: str, x: Tensor, spec: Spec, columns: int = 8) -> Panel:
+def image_panel(label: str, x: Tensor, spec: Spec, columns: int = 8) -> Panel:
+    """Images (N, C, H, W) as one panel, drawn when it is shown."""
     return Panel(label, lambda: grid(x, spec, columns=columns), pixels=True)
 
 
@@ -56,7 +56,7 @@ def grids(c: Comparison) -> Picture:
     return Picture(
         "Samples",
         f"The first {min(GRID, len(c.samples))} samples, not chosen, beside test images{rows}.",
-        (_image_panel("samples", c.samples[:GRID], spec), _image_panel("real", c.reference.real[:GRID], spec)),
+        (image_panel("samples", c.samples[:GRID], spec), image_panel("real", c.reference.real[:GRID], spec)),
     )
 
 
@@ -69,27 +69,7 @@ def closest(c: Comparison) -> Picture:
         "Nearest training images",
         "The 16 samples that lie nearest to a training image, and that image. Equal pairs are copies.",
         (
-            _image_panel("samples", c.samples[rows], spec),
-            _image_panel("nearest training images", c.reference.neighbours[which[rows]], spec),
+            image_panel("samples", c.samples[rows], spec),
+            image_panel("nearest training images", c.reference.neighbours[which[rows]], spec),
         ),
-    )
-
-
-def interpolation(c: Comparison) -> Picture:
-    """Straight lines between the codes of test images, six steps from left to right."""
-    model, steps, pairs = c.model, 8, min(6, len(c.reference.real) // 2)
-    assert isinstance(model, GenerativeModel)
-    assert isinstance(model, HasLatents)
-    condition = None if c.condition is None else c.condition[: 2 * pairs]
-    z = model.encode(c.reference.real[: 2 * pairs], condition)
-    left, right = z[:pairs, None], z[pairs:, None]
-    t = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device).view(1, steps, *[1] * (z.dim() - 1))
-    codes = ((1 - t) * left + t * right).flatten(0, 1)  # (pairs * steps, Z)
-    along = None if condition is None else condition[:pairs].repeat_interleave(steps)
-    x = model.decode(codes, along).cpu()
-    return Picture(
-        "Between two images",
-        "Each row decodes the straight line between the codes of two test images"
-        + (", under the condition of the left one." if along is not None else "."),
-        (_image_panel("decoded", x, c.data.spec, steps),),
     )

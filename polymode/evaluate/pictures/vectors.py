@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymode.core.model import GenerativeModel, HasEnergy, HasLogProb
+from polymode.core.capabilities import HasEnergy, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Categorical, Columns, Numeric
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.pictures.base import INK, MODEL, MULTIPLES, POINTS, REAL, Panel, Picture, figure, png

@@ -1,4 +1,4 @@
-"""What the autoregressive models share: one dimension of a datum on its own, and one dimension drawn after the other.
+"""What the autoregressive models share: one dimension of a datum drawn after the other.
 
     log p(x) = sum_d log p(x_d | x_<d),   < in the order of drawing
     log p(x) = log 1/M sum_m p_m(x),   of a model that learned M orders at once    (Uria, Murray and Larochelle 2014, A
@@ -16,47 +16,21 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import Completes, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError, require_choice
 from polymode.core.loss import Loss
-from polymode.core.model import Completes, GenerativeModel, HasLogProb
-from polymode.core.spec import Columns, Real, Spec, Tokens
+from polymode.core.model import GenerativeModel
 from polymode.parts.distributions.heads import Head
 from polymode.parts.encoders.condition import Conditioned
-from polymode.parts.features import Features
 from polymode.parts.samplers.autoregressive import check_options
 
 Order = Literal["natural", "random"]
 #: (place in the order, head parameters (n, P_d)) -> values (n, 1) of that dimension
 Draw = Callable[[int, Tensor], Tensor]
-
-
-def one_dimension(spec: Spec, dim: int) -> Spec:
-    """The spec of dimension ``dim`` of flattened data.
-
-    Its features and its head's parameters are those that dimension owns in the whole datum, in the same order.
-    """
-    match spec.support:
-        case Columns(columns=columns):
-            return Spec("table", (1,), Columns((columns[dim],)))
-        case Real(loc=loc, scale=scale):
-            own = Real((loc[dim if len(loc) > 1 else 0],), (scale[dim if len(scale) > 1 else 0],))
-            return Spec("vector", (1,), own)
-        case Tokens():
-            return Spec("tokens", (1,), spec.support)
-        case _:
-            return Spec("vector", (1,), spec.support)
-
-
-class Dimension(nn.Module):
-    """Features and head of one dimension; it has no parameters."""
-
-    def __init__(self, features: Features, head: Head) -> None:
-        super().__init__()
-        self.features, self.head = features, head
 
 
 class Ancestral(Conditioned, GenerativeModel, HasLogProb, Completes):

@@ -1,4 +1,5 @@
-"""What pixel models share: images drawn pixel by pixel, and of a pixel colour by colour or all colours at once.
+"""What pixel models share: images drawn pixel by pixel, and of a pixel colour by colour or all colours at once; grids
+of tokens are images of one colour, whose network reads one channel a token.
 
     log p(x | h) = sum_i log p(x_i | x_<i, h),   i over the model's order of pixels, of a pixel over its colours
 
@@ -16,11 +17,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, require_choice
-from polymode.core.spec import Levels, Spec
-from polymode.models.autoregressive._blocks import Ancestral, check_beginning, one_dimension
+from polymode.core.spec import Levels, Spec, Tokens
+from polymode.models.autoregressive._blocks import Ancestral, check_beginning
+from polymode.parts.dimension import one_dimension
 from polymode.parts.distributions.heads import Head, head_for
 from polymode.parts.distributions.pixel_logistic import PixelLogisticHead
 from polymode.parts.features import Features
@@ -79,19 +82,21 @@ class PixelModel(Ancestral):
             self.head, self.one = (
                 head_for(s, components=components, levels_as=levels_as) for s in (spec, one_dimension(spec, 0))
             )
+        #: values of a pixel; the network reads a channel a value, or one a token
+        self.colours = spec.num_dims // (self.size[0] * self.size[1])
         #: draws of a pixel, and parameters of a draw
-        self.draws, self.each = 1 if colours == "linear" else spec.shape[0], self.one.num_params
+        self.draws, self.each = 1 if colours == "linear" else self.colours, self.one.num_params
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        _, height, width = self.spec.shape
+        height, width = self.spec.shape[-2:]
         return height, width
 
     def groups(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """The draw that each channel of the image, of `width` hidden channels and of the outputs belongs to."""
         draws = torch.arange(self.draws)
-        image = draws.repeat_interleave(self.spec.shape[0] // self.draws)
+        image = draws.repeat_interleave(self.features.size // (self.size[0] * self.size[1] * self.draws))
         return image, spread_groups(width, self.draws), draws.repeat_interleave(self.each)
 
     # -- what a model says -----------------------------------------------------------------------------------------
@@ -104,8 +109,14 @@ class PixelModel(Ancestral):
         """The same one draw at a time, from empty images on."""
 
     def read(self, x: Tensor) -> Tensor:
-        """Data of any shape as the network reads them, value by value."""
+        """Values (B, values, ...) as the network reads them, (B, channels, ...)."""
+        if isinstance(self.spec.support, Tokens):
+            return F.one_hot(x.squeeze(1).long(), self.spec.support.levels).movedim(-1, 1).to(self.dtype)
         return self.features(x).view(x.shape)
+
+    def coloured(self, x: Tensor) -> Tensor:
+        """Data, or a mask of them, as images (B, C, H, W)."""
+        return x.view(len(x), self.colours, *self.size)
 
     def order(self) -> list[tuple[int, int]]:
         """(row, column) of all pixels as they are drawn."""
@@ -113,8 +124,8 @@ class PixelModel(Ancestral):
 
     # -- likelihood ------------------------------------------------------------------------------------------------
     def params(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """Head parameters (B, P) of data (B, C, H, W), as the head reads them."""
-        y = self.outputs(self.read(x), self.context(condition))
+        """Head parameters (B, P) of data (B, *shape), as the head reads them."""
+        y = self.outputs(self.read(self.coloured(x)), self.context(condition))
         return y.unflatten(1, (-1, self.each)).movedim(2, -1).flatten(1)  # (B, N P, H, W) -> (B, N, H, W, P) -> (B, .)
 
     def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
@@ -126,7 +137,8 @@ class PixelModel(Ancestral):
 
     def _check_known(self, mask: Tensor) -> None:
         rows, columns = torch.tensor(self.order(), device=mask.device).t()
-        known = mask[:, :, rows, columns].transpose(1, 2).unflatten(2, (self.draws, -1))  # (B, H W, draws, values)
+        known = self.coloured(mask)[:, :, rows, columns].transpose(1, 2)  # (B, H W, C)
+        known = known.unflatten(2, (self.draws, -1))  # (B, H W, draws, values)
         whole, some = known.all(3).flatten(1), known.any(3).flatten(1)
         if not torch.equal(whole, some):
             raise DataError(
@@ -146,10 +158,11 @@ class PixelModel(Ancestral):
         score: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         check_options(temperature)
-        x = torch.zeros(n, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
+        x = torch.zeros(n, self.colours, *self.size, dtype=self.spec.dtype, device=self.device)
         nats = torch.zeros(n, dtype=self.dtype, device=self.device) if score else None
+        given, kept = (None, None) if known is None else map(self.coloured, known)
         canvas = self.read(x)
-        steps, values = self.steps(n, self.context(condition)), len(x[0]) // self.draws
+        steps, values = self.steps(n, self.context(condition)), self.colours // self.draws
         for r, c in self.order():
             for draw in range(self.draws):
                 params = steps.step(r, c, draw, canvas)
@@ -158,11 +171,11 @@ class PixelModel(Ancestral):
                 if nats is not None:
                     nats += self.one.log_prob(value, params).sum(1)
                 value = value.flatten(1)  # (n, values)
-                if known is not None:
-                    given, kept = (t[:, drawn, r, c] for t in known)
-                    value = torch.where(kept, given, value)
-                x[:, drawn, r, c], canvas[:, drawn, r, c] = value, self.read(value)
-        return x, nats
+                if given is not None and kept is not None:
+                    value = torch.where(kept[:, drawn, r, c], given[:, drawn, r, c], value)
+                x[:, drawn, r, c] = value
+                canvas[:, drawn if self.draws > 1 else slice(None), r, c] = self.read(value)
+        return x.view(n, *self.spec.shape), nats
 
 
 class PixelNetwork(nn.Module):

@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymode.core import rng
+from polymode.core.capabilities import Completes, Continues, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
-from polymode.core.model import Completes, Continues, GenerativeModel, HasLogProb
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.models.autoregressive._blocks import check_beginning
 from polymode.parts.encoders.condition import Conditioned
-from polymode.parts.samplers.decoding import Allowed, Decoding, beam_search, draw_sequences, stops
+from polymode.parts.samplers.decoding import Allowed, Decoding, beam_search, decoding_for, draw_sequences
 
 
 class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continues):
@@ -202,13 +203,7 @@ class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continu
                 f"guidance_scale={guidance_scale} of a model that never learned without its condition: train a "
                 "conditional one with drop=0.1, or leave the scale at 1"
             )
-        runs = stops(stop)
-        if any(not 0 <= k < self.levels for run in runs for k in run):
-            raise PolymodeError(f"stop={stop!r}: expected symbols from 0 to {self.levels - 1} ({self.spec})")
-        symbols = getattr(self.spec.support, "symbols", ())
-        # the symbol that is spelled as nothing is what data are padded with
-        filler = symbols.index("") if "" in symbols else runs[0][-1] if runs else 0
-        return Decoding(stop=runs, filler=filler, **options), guidance_scale
+        return decoding_for(self.spec, stop=stop, **options), guidance_scale
 
     def _decode(
         self,

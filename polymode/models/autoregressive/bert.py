@@ -38,10 +38,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymode.core import rng
+from polymode.core.capabilities import Completes, HasBound, HasConditionals
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import Completes, GenerativeModel, HasBound
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.nn.transformer import CausalTransformer
@@ -55,7 +56,7 @@ MOST_STEPS = 64
 MASK_PREDICT_STEPS = 10
 
 
-class BERT(Conditioned, GenerativeModel, HasBound, Completes, masked.HasConditionals):
+class BERT(Conditioned, GenerativeModel, HasBound, Completes, HasConditionals):
     """A bidirectional transformer of masked tokens, or of any lattice data flattened.
 
     Args:

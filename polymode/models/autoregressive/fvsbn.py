@@ -28,7 +28,8 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Dimension, Draw, Ordered, one_dimension
+from polymode.models.autoregressive._blocks import Draw, Ordered
+from polymode.parts.dimension import Dimension, one_dimension
 from polymode.parts.distributions.heads import Head, head_for
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.features import Features

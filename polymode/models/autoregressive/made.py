@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Dimension, Draw, Order, Ordered, one_dimension
+from polymode.models.autoregressive._blocks import Draw, Order, Ordered
+from polymode.parts.dimension import Dimension, one_dimension
 from polymode.parts.distributions.heads import Head, head_for
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.features import Features

@@ -30,7 +30,8 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Draw, Order, Ordered, one_dimension
+from polymode.models.autoregressive._blocks import Draw, Order, Ordered
+from polymode.parts.dimension import one_dimension
 from polymode.parts.distributions.heads import BernoulliHead, Head
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn import nade

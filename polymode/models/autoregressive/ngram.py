@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from polymode.core.capabilities import FitsDirectly
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
-from polymode.core.model import FitsDirectly
 from polymode.core.spec import Spec
 from polymode.models.autoregressive._sequence import SequenceModel
 

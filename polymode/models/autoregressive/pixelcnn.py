@@ -7,6 +7,7 @@ for the head of many levels.
 
     log p(x | h) = sum_i log p(x_i | x_<i, h),   i over rows, columns, colours                         (eq. 1 and 3)
     y = tanh(W_f * x + V_f^T h) . sigmoid(W_g * x + V_g^T h),   h the condition's vector               (eq. 2 and 4)
+        or V * s in place of V^T h, s a map of the condition as large as the image                      (section 2.3)
 
 A gated layer has a vertical stack, which reads the rows above and passes itself on to the horizontal stack, which
 reads the pixels to the left; together they see every earlier pixel within reach. The plain network's one stack of
@@ -26,7 +27,7 @@ batch_size=8, warmup=50; trained to the end, 1601.06759 reports 81.3.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,6 +45,18 @@ from polymode.models.autoregressive._pixels import (
 )
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn.masked_conv import GATE_GAIN, Mask, MaskedConv2d, PixelSteps, RowSteps, gate, spread_groups
+
+
+def said(linear: nn.Module, context: Tensor) -> Tensor:
+    """What a condition adds to features: (B, C, 1, 1) of its vector (B, W), (B, C, H, W) of its map (B, W, H, W)."""
+    if context.dim() == 2:
+        return linear(context)[:, :, None, None]
+    return linear(context.movedim(1, -1)).movedim(-1, 1)
+
+
+def at_row(addend: Any, row: int) -> Any:
+    """A row (B, C, 1, W or 1) of what :func:`said` gives, or the number that stands for nothing."""
+    return addend[:, :, row : row + 1] if isinstance(addend, Tensor) and addend.shape[2] > 1 else addend
 
 
 class GatedLayer(nn.Module):
@@ -64,10 +77,10 @@ class GatedLayer(nn.Module):
         self.context = nn.Linear(context_features, 4 * width, bias=False) if context_features else None
 
     def biases(self, context: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
-        """V^T h for the vertical and for the horizontal stack, (B, 2 width, 1, 1) each."""
+        """V^T h for the vertical and for the horizontal stack, (B, 2 width, 1, 1) each, or V * s of all positions."""
         if self.context is None or context is None:
             return 0.0, 0.0
-        vertical, horizontal = self.context(context)[:, :, None, None].chunk(2, dim=1)
+        vertical, horizontal = said(self.context, context).chunk(2, dim=1)
         return vertical, horizontal
 
     def steps(self, n: int, width: int, context: Tensor | None) -> GatedSteps:
@@ -89,11 +102,13 @@ class GatedSteps:
         self.vertical = RowSteps(down.masked_weight, down.bias, down.left, down.right, n, width)
         self.horizontal, self.out = PixelSteps(layer.horizontal, n, width), PixelSteps(layer.out, n, width)
         self.to_v, self.to_h = layer.biases(context)
+        self.row = 0
 
     def next_row(self, v: Tensor) -> Tensor:
         """The vertical stack's next row, (n, C, 1, W)."""
-        v = self.vertical.step(v) + self.to_v
-        self.horizontal.next_row(self.layer.across(v) + self.to_h)
+        v = self.vertical.step(v) + at_row(self.to_v, self.row)
+        self.horizontal.next_row(self.layer.across(v) + at_row(self.to_h, self.row))
+        self.row += 1
         return gate(v)
 
     def step(self, column: int, h: Tensor) -> Tensor:
@@ -114,8 +129,8 @@ class Block(nn.Module):
         self.context = nn.Linear(context_features, len(half), bias=False) if context_features else None
 
     def bias(self, context: Tensor | None) -> Tensor | None:
-        """What the condition adds to the masked convolution, (B, width / 2, 1, 1), or None."""
-        return None if self.context is None or context is None else self.context(context)[:, :, None, None]
+        """What the condition adds to the masked convolution, (B, width / 2, H or 1, W or 1), or None."""
+        return None if self.context is None or context is None else said(self.context, context)
 
     def steps(self, n: int, width: int, context: Tensor | None) -> BlockSteps:
         """The block on n images of some width."""
@@ -132,9 +147,11 @@ class BlockSteps:
     def __init__(self, block: Block, n: int, width: int, context: Tensor | None) -> None:
         self.down, self.up = PixelSteps(block.down, n, width), PixelSteps(block.up, n, width)
         self.conv, self.bias = PixelSteps(block.conv, n, width), block.bias(context)
+        self.row = 0
 
     def next_row(self) -> None:
-        self.conv.next_row(self.bias)
+        self.conv.next_row(None if self.bias is None else at_row(self.bias, self.row))
+        self.row += 1
 
     def step(self, column: int, x: Tensor) -> Tensor:
         h = self.conv.step(column, self.down.step(column, x.relu()).relu())

@@ -30,12 +30,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymode.core.capabilities import HasFrameLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.autoregressive._blocks import Draw, Ordered, one_dimension
-from polymode.parts.distributions.frames import HasFrameLogProb
+from polymode.models.autoregressive._blocks import Draw, Ordered
+from polymode.parts.dimension import one_dimension
 from polymode.parts.distributions.heads import BernoulliHead, Head
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn import nade

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymode.core import rng
+from polymode.core.capabilities import Completes, HasEnergy, HasLatents
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import Completes, GenerativeModel, HasEnergy, HasLatents
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import SoftplusSum, binomial, flips, log_choose, states
 from polymode.parts.samplers import ais

@@ -38,8 +38,7 @@ class Classes(nn.Module):
     def divide(self, condition: Condition | None, n: int, least: int = LEAST_ROWS) -> list[tuple[int, Tensor]]:
         """(fit, its training rows) of every fit to be made; decides which fit serves which class."""
         everything = self.fits - 1
-        labels = torch.full((n,), everything) if condition is None else condition.label
-        assert labels is not None
+        labels = self.labels(condition, n)
         fits = []
         self.serves.fill_(everything)
         for c in range(everything):
@@ -48,6 +47,14 @@ class Classes(nn.Module):
                 self.serves[c] = c
                 fits.append((c, rows))
         return [*fits, (everything, torch.arange(n, device=labels.device))]
+
+    def labels(self, condition: Condition | None, n: int) -> Tensor:
+        """The class of each of n training rows, (n,); F - 1 where there is none or it was withheld."""
+        nothing = torch.full((n,), self.fits - 1, device=self.serves.device)
+        if condition is None or condition.label is None:
+            return nothing
+        label, dropped = condition.label, condition.dropped
+        return label if dropped is None else torch.where(dropped, nothing, label)
 
     def of(self, condition: Condition | None, n: int) -> Tensor:
         """The fit that serves each of n rows, (n,)."""

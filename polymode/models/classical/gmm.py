@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import FitsDirectly
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
-from polymode.core.model import FitsDirectly
 from polymode.core.spec import Spec
 from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
 from polymode.parts.dequantized import DequantizedDensity

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import FitsDirectly
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
-from polymode.core.model import FitsDirectly
 from polymode.core.spec import Spec
 from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
 from polymode.parts.dequantized import DequantizedDensity
@@ -106,9 +106,7 @@ class KDE(DequantizedDensity, FitsDirectly):
         x, condition = x[kept], None if condition is None else condition[kept]
         y, noise = centred(self.dequantizer, x)
         self.rows = y.to(self.dtype)
-        self.owner = torch.full((len(y),), self.classes.fits - 1, device=y.device)
-        if condition is not None and condition.label is not None:
-            self.owner = condition.label.clone()
+        self.owner = self.classes.labels(condition, len(y)).clone()
         for fit, rows in self.classes.divide(condition, len(y)):
             mine = y[rows]
             variance = mine.var(0, correction=0).clamp(min=LEAST_VARIANCE)
@@ -125,8 +123,8 @@ class KDE(DequantizedDensity, FitsDirectly):
             return None
         x, condition = self.enter(*valid)
         y = centred(self.dequantizer, x)[0]
-        if condition is not None and condition.label is not None and fit < self.classes.fits - 1:
-            y = y[condition.label == fit]
+        if fit < self.classes.fits - 1:
+            y = y[self.classes.labels(condition, len(y)) == fit]
         return y if len(y) >= LEAST_ROWS else None
 
     def _choose(

@@ -35,10 +35,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import Denoises, HasBound, HasScore
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import Denoises, GenerativeModel, HasBound, HasScore
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Columns, Spec
 from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.nn.time import TimeMLP

@@ -36,10 +36,11 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.capabilities import HasEnergy
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import GenerativeModel, HasEnergy
+from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.parts.encoders.condition import Conditioned, encoder_for
 from polymode.parts.features import Features
@@ -178,7 +179,12 @@ class EBM(Conditioned, GenerativeModel, HasEnergy, ais.HasReverseAIS):
         if self.pools == 1 and n <= each:
             return torch.randperm(each, generator=generator)[:n].to(self.device)
         drawn = rng.randint(each, (n,), generator, self.device) * self.pools
-        return drawn if condition is None or condition.label is None else drawn + condition.label
+        if condition is None or condition.label is None:
+            return drawn
+        label = condition.label
+        if condition.dropped is not None:  # rows without a label go on from chains of any
+            label = torch.where(condition.dropped, rng.randint(self.pools, (n,), generator, self.device), label)
+        return drawn + label
 
     # -- training --------------------------------------------------------------------------------------------------
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:

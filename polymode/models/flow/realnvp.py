@@ -30,10 +30,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core import rng
+from polymode.core.capabilities import HasLatents
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
-from polymode.core.model import HasLatents
 from polymode.core.spec import Spec
 from polymode.parts.bijections.affine import ActNorm, ContextAffine
 from polymode.parts.bijections.base import Bijection, Chain

@@ -1,17 +1,22 @@
 """Variational autoencoder: a latent Gaussian, a decoder, and an encoder that approximates the posterior.
 
 Kingma and Welling 2014, Auto-Encoding Variational Bayes (arXiv:1312.6114); Rezende, Mohamed and Wierstra 2014
-(arXiv:1401.4082).
+(arXiv:1401.4082); Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv:1509.00519).
 
     log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z)),   z = mu(x) + sigma(x) eps     (eq. 3, 4)
-    KL = 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1)                                     (appendix B)
+    log p(x) >= E log 1/k sum_i p(x, z_i) / q(z_i | x)                                   (1509.00519, eq. 8)
 
-`VAE.posterior` holds q, `VAE.decoder` with its head p(x | z), `VAE.loss` the negative bound, `VAE._log_weight` one
-importance weight log p(x, z) - log q(z | x), from which the base class makes the importance-weighted bound.
-Deviation: `free_bits` (Kingma et al. 2016, arXiv:1606.04934, eq. 16) and `beta` (Higgins et al. 2017) change the
-training loss only; bounds are always those of the model itself.
+`_gaussian` holds networks, posterior and prior, `VAE._elbo_loss` the first bound and `VAE._iwae_loss` the second, for
+num_samples above one. What the trade calls by other names is an argument: beta-VAE is beta (Higgins et al. 2017), the
+VampPrior prior="vamp", IAF posterior="iaf", a conditional VAE one with a condition, a VAE with a flow or an
+autoregressive prior prior="realnvp" or "made".
+Deviation: `free_bits` (Kingma et al. 2016, arXiv:1606.04934, eq. 16), `beta` and `anneal` (Bowman et al. 2016,
+arXiv:1511.06349, section 3.1) change the training loss only; bounds are always those of the model itself.
+`path_gradient` drops the score of q from the encoder's gradient, whose mean it does not change (Roeder et al. 2017,
+arXiv:1703.09194, for one sample; Tucker et al. 2019, arXiv:1810.04152, eq. 9, for many). `noise` is the denoising
+criterion of Im, Ahn, Memisevic and Bengio 2017 (arXiv:1511.06406): codes of noisy data, charged for the clean ones.
 
-Likelihood: a lower bound, one encoder and one decoder pass a sample. Sampling: one decoder pass.
+Likelihood: a lower bound, one encoder pass and one decoder pass a sample. Sampling: one decoder pass.
 Expected: the digits set 2.1 bits/dim in twenty seconds on two cores.
 """
 
@@ -19,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,34 +32,34 @@ from torch import Tensor
 from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
-from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import GenerativeModel, HasBound, HasLatents
+from polymode.core.loss import Loss
 from polymode.core.spec import Spec
-from polymode.parts.distributions.heads import head_for
-from polymode.parts.encoders.condition import Conditioned, encoder_for
-from polymode.parts.features import Features
-from polymode.parts.nn.mlp import MLP, Activation
+from polymode.models.vae._annealing import Annealing
+from polymode.models.vae._gaussian import GaussianVAE, Network
+from polymode.parts.corruption import corrupt
+from polymode.parts.distributions.gaussian import kl_to_standard_normal, log_normal_at
+from polymode.parts.distributions.posteriors import PosteriorKind
+from polymode.parts.nn.mlp import Activation
 
 
-class VAE(Conditioned, GenerativeModel, HasBound, HasLatents):
-    """A variational autoencoder with perceptron networks and a head for any data.
+class VAE(GaussianVAE):
+    """A variational autoencoder for any data.
 
     Args:
         spec: what one datum is.
         condition_spec: what it is conditioned on.
-        latent_dims: Z, dimensions of the code.
-        hidden: widths of encoder and decoder.
-        components: mixture components of the head, a dimension.
-        levels_as: head of ordered levels.
+        latent_dims, hidden, network, posterior, prior, prior_size, components, levels_as, activation: see GaussianVAE.
         beta: weight of the KL term in the training loss; 1 is the bound itself.
         free_bits: nats of each latent dimension that the training loss does not charge.
-        activation: of both networks.
+        anneal: training steps over which the KL's weight rises from zero; 0 for none.
+        num_samples: importance samples of the training bound; 1 for the ELBO.
+        path_gradient: the lower-variance gradient for the encoder.
+        noise: of what the encoder reads in training: a share of bits, levels, tokens and categories that are drawn
+            anew, deviations of numbers.
 
     Raises:
-        PolymodeError: a beta or free_bits below zero.
+        PolymodeError: a beta, free_bits or anneal below zero, no sample, or options that exclude one another.
     """
-
-    defaults: ClassVar = TrainingDefaults(learning_rate=1e-3, batch_size=128, ema=0.99)
 
     def __init__(
         self,
@@ -62,67 +67,77 @@ class VAE(Conditioned, GenerativeModel, HasBound, HasLatents):
         condition_spec: ConditionSpec | None = None,
         *,
         latent_dims: int = 16,
-        hidden: Sequence[int] = (256, 256),
+        hidden: Sequence[int] | None = None,
+        network: Network = "auto",
+        posterior: PosteriorKind = "gaussian",
+        prior: str = "normal",
+        prior_size: int = 100,
         components: int = 5,
         levels_as: Literal["auto", "categorical", "logistic"] = "auto",
+        activation: Activation = "relu",
         beta: float = 1.0,
         free_bits: float = 0.0,
-        activation: Activation = "relu",
+        anneal: int = 0,
+        num_samples: int = 1,
+        path_gradient: bool = False,
+        noise: float = 0.0,
     ) -> None:
-        super().__init__(spec, condition_spec)
-        if beta < 0 or free_bits < 0:
-            raise PolymodeError(f"beta={beta} and free_bits={free_bits}: expected both at least 0")
-        self.latent_dims, self.beta, self.free_bits = latent_dims, beta, free_bits
-        self.features = Features(spec)
-        self.head = head_for(spec, components=components, levels_as=levels_as)
-        self.condition_encoder, width = encoder_for(condition_spec, hidden[-1])
-        self.encoder = MLP(self.features.size, 2 * latent_dims, hidden, context_features=width, act=activation)
-        self.decoder = MLP(latent_dims, self.head.num_params, hidden[::-1], context_features=width, act=activation)
-        with torch.no_grad():
-            self.decoder.last.bias.copy_(self.head.initial())
-
-    def posterior(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(mu, log sigma) of q(z | x), (B, Z) each."""
-        mu, log_sigma = self.encoder(self.features(x), context).chunk(2, dim=-1)
-        return mu, log_sigma.clamp(-10, 10)  # beyond, exp overflows in the first steps on wild data
+        super().__init__(
+            spec, condition_spec, latent_dims=latent_dims, hidden=hidden, network=network, posterior=posterior,
+            prior=prior, prior_size=prior_size, components=components, levels_as=levels_as, activation=activation,
+        )  # fmt: skip
+        if beta < 0 or free_bits < 0 or num_samples < 1 or not 0 <= noise <= 1:
+            raise PolymodeError(
+                f"beta={beta}, free_bits={free_bits}, num_samples={num_samples}, noise={noise}: expected the first two "
+                "at least 0, one sample or more, and noise from 0 to 1"
+            )
+        if free_bits and not self.has_closed_kl:
+            raise PolymodeError(
+                f"free_bits={free_bits} came with posterior={posterior!r} and prior={prior!r}: the KL of a dimension "
+                "is known for posterior='gaussian' and prior='normal' only"
+            )
+        if num_samples > 1 and (beta != 1 or free_bits or anneal or noise):
+            raise PolymodeError(
+                f"num_samples={num_samples} came with beta={beta}, free_bits={free_bits}, anneal={anneal}, "
+                f"noise={noise}: a bound of several samples has no KL term to weigh; give num_samples=1 or leave these "
+                "out"
+            )
+        if path_gradient and posterior != "gaussian":
+            raise PolymodeError(f"path_gradient came with posterior={posterior!r}, expected posterior='gaussian'")
+        self.beta, self.free_bits, self.annealing = beta, free_bits, Annealing(anneal)
+        self.num_samples, self.path_gradient, self.noise = num_samples, path_gradient, noise
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         context = self.context(condition)
-        mu, log_sigma = self.posterior(x, context)
-        z = mu + log_sigma.exp() * rng.randn(mu.shape, generator, mu)
-        reconstruction = -self.head.log_prob(x, self.decoder(z, context)).sum(1)
-        kl = kl_to_standard_normal(mu, log_sigma)  # (B, Z)
-        # free bits act on the batch mean of a dimension, so that a rare datum may still use more
-        floor = kl.mean(0).clamp(min=self.free_bits).sum() - kl.mean(0).sum()
-        charged = self.beta * (kl.sum(1) + floor) if self.free_bits else self.beta * kl.sum(1)
-        return Loss(reconstruction + charged, {"reconstruction": reconstruction.detach(), "kl": kl.detach().sum(1)})
+        if self.num_samples > 1 or self.path_gradient:
+            return self._iwae_loss(x, context, generator)
+        return self._elbo_loss(x, context, generator)
 
-    def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
-        context = self.context(condition)
-        mu, log_sigma = self.posterior(x, context)
-        eps = rng.randn(mu.shape, generator, mu)
-        z = mu + log_sigma.exp() * eps
-        log_joint = self.head.log_prob(x, self.decoder(z, context)).sum(1) + log_normal(z).sum(1)
-        return log_joint - (log_normal(eps) - log_sigma).sum(1)
+    def _elbo_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator) -> Loss:
+        noisy = self.training and self.noise > 0
+        read = corrupt(x, self.spec, generator, rate=self.noise, sigma=self.noise) if noisy else x
+        z, kl, (mu, log_sigma) = self.draw_posterior(read, context, generator)
+        reconstruction = -self.log_likelihood(x, z, context)
+        charged = kl
+        if self.free_bits:
+            # free bits act on the batch mean of a dimension, so that a rare datum may still use more
+            by_dim = kl_to_standard_normal(mu, log_sigma).mean(0)
+            charged = kl + by_dim.clamp(min=self.free_bits).sum() - by_dim.sum()
+        parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
+        return Loss(reconstruction + self.beta * self.annealing() * charged, parts)
 
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        z = rng.randn((n, self.latent_dims), generator, self._anchor) * temperature
-        return self.head.sample(self.decoder(z, self.context(condition)), generator)
-
-    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
-        return self.posterior(x, self.context(condition))[0]
-
-    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        return self.head.mean(self.decoder(z.to(self.dtype), self.context(condition)))
-
-
-def kl_to_standard_normal(mu: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)) of each dimension, in nats."""
-    return 0.5 * (mu**2 + (2 * log_sigma).exp() - 1) - log_sigma
-
-
-def log_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, 1) of each entry."""
-    return -0.5 * (z**2 + math.log(2 * math.pi))
+    def _iwae_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator) -> Loss:
+        s = self.num_samples
+        params = self.posterior_params(x, context).repeat(s, 1)
+        rows, beside = x.repeat(s, *(1,) * (x.dim() - 1)), None if context is None else context.repeat(s, 1)
+        z, log_q = self.posterior_kind.draw(params, rng.randn((len(rows), self.latent_dims), generator, params))
+        if self.path_gradient:  # q as a density of fixed parameters: only the path through z is left
+            mu, log_sigma = self.posterior_kind.gaussian(params.detach())
+            log_q = log_normal_at(z, mu, log_sigma).sum(1)
+        log_weights = (self.log_joint(rows, z, beside) - log_q).view(s, -1)  # (S, B)
+        bound = log_weights.logsumexp(0) - math.log(s)
+        if self.path_gradient and z.requires_grad:
+            # by eq. 9 the encoder's gradient takes the squares of the normalised weights; one factor is in the bound
+            share = log_weights.detach().softmax(0).flatten().unsqueeze(1)
+            z.register_hook(lambda gradient: gradient * share)
+        return Loss(-bound)

@@ -28,6 +28,7 @@ class MLP(nn.Module):
     Args:
         hidden: widths of the hidden layers.
         zero_last: start from an output of zero (identity flows, calm heads).
+        norm: layer normalisation before each activation (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
     """
 
     def __init__(
@@ -39,21 +40,29 @@ class MLP(nn.Module):
         context_features: int = 0,
         act: Activation = "relu",
         zero_last: bool = False,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         widths = [in_features, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.contexts = nn.ModuleList(nn.Linear(context_features, b, bias=False) for b in hidden if context_features)
+        self.norms = nn.ModuleList(nn.LayerNorm(b) for b in hidden if norm)
         self.act = activation(act)
         self.last = nn.Linear(widths[-1], out_features)
         if zero_last:
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def body(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The last hidden layer's units."""
         for i, layer in enumerate(self.layers):
             x = layer(x)
+            if len(self.norms):
+                x = self.norms[i](x)
             if context is not None:
                 x = x + self.contexts[i](context)
             x = self.act(x)
-        return self.last(x)
+        return x
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.last(self.body(x, context))

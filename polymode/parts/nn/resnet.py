@@ -37,7 +37,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
         self.position = None if size is None else nn.Parameter(torch.zeros(width, *size))
-        self.blocks = nn.ModuleList(_Block(width, context_features, act) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, context_features, act) for _ in range(blocks))
         self.act = activation(act)
         self.last = nn.Conv2d(width, out_channels, 1)
         if zero_last:
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
         return self.last(self.act(h))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """x + conv(act(conv(act(x)) + context))."""
 
     def __init__(self, width: int, context_features: int, act: Activation) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from polymode.core import rng
 from polymode.core.errors import PolymodeError
+from polymode.core.spec import Spec
 from polymode.parts.samplers.autoregressive import check_options, restrict
 
 #: what may come next: (K,) bool for always, or a function of the symbols so far (n, t) and of how many places are left
@@ -241,6 +242,24 @@ def stops(stop: Sequence[int] | Sequence[Sequence[int]] | int | None) -> tuple[t
     if not all(runs):
         raise PolymodeError(f"stop={stop!r} holds an empty run; give symbols that end a sequence")
     return runs
+
+
+def decoding_for(
+    spec: Spec, *, stop: int | Sequence[int] | Sequence[Sequence[int]] | None = None, **options: Any
+) -> Decoding:
+    """How symbols of a spec are chosen, as a user says it.
+
+    Raises:
+        PolymodeError: a stop that holds no symbols of the spec, or options that make no sense.
+    """
+    assert spec.levels is not None
+    runs = stops(stop)
+    if any(not 0 <= k < spec.levels for run in runs for k in run):
+        raise PolymodeError(f"stop={stop!r}: expected symbols from 0 to {spec.levels - 1} ({spec})")
+    symbols = getattr(spec.support, "symbols", ())
+    # the symbol that is spelled as nothing is what data are padded with
+    filler = symbols.index("") if "" in symbols else runs[0][-1] if runs else 0
+    return Decoding(stop=runs, filler=filler, **options)
 
 
 def _cut(x: Tensor, known: Tensor | None, decoding: Decoding) -> tuple[Tensor, Tensor | None, Tensor]:

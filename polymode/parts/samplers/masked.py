@@ -28,7 +28,6 @@ symbol of a sweep, each symbol.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -37,34 +36,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
-from polymode.core.model import GenerativeModel
 from polymode.parts.samplers.autoregressive import draw
 from polymode.parts.samplers.decoding import log_prob_of
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
-
-
-class HasConditionals(ABC):
-    """A model that knows the distribution of any symbol given any others."""
-
-    @abstractmethod
-    def conditionals(self, condition: Condition | None = None) -> Conditionals:
-        """The callable of this module, of flattened data (B, D), under a condition of B rows."""
-
-    def likeliest(self, x: Tensor, known: Tensor, condition: Condition | None = None) -> Tensor:
-        """The likeliest symbol at each place given those that are known, not given each other: of x's shape.
-
-        Args:
-            x: (B, *shape) data; what it holds where `known` is False is not looked at, but must be in range.
-            known: (B, *shape) bool, True where x is shown.
-        """
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            logits = self.conditionals(condition)(x.flatten(1).long(), known.flatten(1).to(x.device))
-        return logits.argmax(-1).view(x.shape).to(x.dtype).cpu()
 
 
 def random_blocks(known: Bool[Tensor, "B D"], steps: int | None, generator: torch.Generator) -> Int[Tensor, "B D"]:

@@ -1,0 +1,421 @@
+"""What a model can do beside sampling: small abstract classes, asked with `isinstance`.
+
+A capability's public method checks what comes in and then calls the protected method of the same name, which holds
+the mathematics and is what a model file defines. See `core.model` for the base class and for withholding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from polymode.core import rng
+from polymode.core.condition import Condition
+from polymode.core.errors import CapabilityError, PolymodeError
+from polymode.core.model import Capability, GenerativeModel
+
+Nats = Float[Tensor, " B"]
+
+
+class HasLogProb(Capability):
+    """An exact, normalised likelihood in data space."""
+
+    def log_prob(self, x: Tensor, condition: Condition | None = None) -> Nats:
+        """log p(x | condition), (B,) nats: a probability on lattices, a density in the user's units on reals."""
+        require(self, HasLogProb, "log_prob")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._log_prob(x, condition)
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, condition: Condition | None) -> Nats:
+        """The mathematics of `log_prob`."""
+
+
+class HasBound(Capability):
+    """Lower bounds on the likelihood in data space."""
+
+    #: what the bound is, for the protocol of a likelihood: "elbo", "uniform dequantisation"
+    bound_name: str = "elbo"
+    #: importance samples that an evaluation takes where nobody says; few where one is a whole chain
+    default_num_samples: ClassVar[int] = 16
+
+    def elbo(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Nats:
+        """A one-sample estimate of a lower bound on log p(x | condition), (B,) nats."""
+        require(self, HasBound, "elbo")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._log_weight(x, condition, rng.resolve(generator, seed))
+
+    def iwae_bound(
+        self,
+        x: Tensor,
+        num_samples: int,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Nats:
+        """The importance-weighted bound log 1/S sum_s w_s of S samples (Burda et al. 2016, arXiv:1509.00519, eq. 8).
+
+        Non-decreasing in S on average, equal to the ELBO at S = 1 and to log p(x) as S grows.
+        """
+        require(self, HasBound, "iwae_bound")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        g = rng.resolve(generator, seed)
+        with self._evaluating():
+            total = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float64)
+            for log_weights in self._log_weights(x, condition, num_samples, g):
+                total = torch.logaddexp(total, log_weights.double().logsumexp(0))
+            return (total - math.log(num_samples)).to(self.dtype)
+
+    @abstractmethod
+    def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Nats:
+        """One sample of log w with E[w] = p(x | condition), so that E[log w] is a lower bound."""
+
+    def _log_weights(
+        self, x: Tensor, condition: Condition | None, num_samples: int, generator: torch.Generator
+    ) -> Iterator[Float[Tensor, "S B"]]:
+        """`num_samples` samples of log w for each datum, in pieces; overridden where they share work."""
+        for _ in range(num_samples):
+            yield self._log_weight(x, condition, generator).unsqueeze(0)
+
+
+class HasEnergy(Capability):
+    """An unnormalised likelihood: log p(x) = -energy(x) - log Z, in data space."""
+
+    def energy(self, x: Tensor, condition: Condition | None = None) -> Nats:
+        """E(x | condition), (B,); lower is likelier. Only differences within one condition mean anything."""
+        require(self, HasEnergy, "energy")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._energy(x, condition)
+
+    @abstractmethod
+    def _energy(self, x: Tensor, condition: Condition | None) -> Nats:
+        """The mathematics of `energy`."""
+
+    @abstractmethod
+    def log_partition(
+        self, condition: Condition | None = None, *, generator: torch.Generator | None = None, seed: int | None = None
+    ) -> tuple[float, float]:
+        """(log Z, its standard error) in nats: an estimate by AIS, or exact with error 0 where enumeration can do it.
+
+        ``condition`` is one row.
+        """
+
+
+class HasLatents(Capability):
+    """A code for every datum, and back."""
+
+    def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """The code of each datum: (B, Z), the posterior's mean where it has one."""
+        require(self, HasLatents, "encode")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._encode(x, condition)
+
+    def decode(self, z: Tensor, condition: Condition | None = None) -> Tensor:
+        """The likeliest (or mean, rounded) datum of each code, in data space."""
+        require(self, HasLatents, "decode")
+        assert isinstance(self, GenerativeModel)
+        condition = self.check_condition(condition, len(z))
+        with self._evaluating():
+            return self._decode(z.to(self.device), condition).to(self.spec.dtype)
+
+    def code_weight(self) -> Tensor | None:
+        """(H, Z), the matrix that a code meets first, where decoding begins with a linear map of it; else None."""
+        return None
+
+    @abstractmethod
+    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
+        """The mathematics of `encode`."""
+
+    @abstractmethod
+    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
+        """The mathematics of `decode`."""
+
+
+class HasCodes(Capability):
+    """Stands for each datum by integers: codes of one codebook or of several."""
+
+    @property
+    @abstractmethod
+    def num_codes(self) -> dict[str, int]:
+        """How many codes each codebook has, by its name."""
+
+    def codes(self, x: Tensor) -> dict[str, Tensor]:
+        """The codes of each datum, (B, ...) int64, by the name of their codebook."""
+        require(self, HasCodes, "codes")
+        assert isinstance(self, GenerativeModel)
+        x = self.spec.check(x).to(self.device)
+        with self._evaluating():
+            return self._codes(x)
+
+    @abstractmethod
+    def _codes(self, x: Tensor) -> dict[str, Tensor]:
+        """The mathematics of `codes`."""
+
+
+class HasPosterior(Capability):
+    """A diagonal Gaussian q(z | x) over real codes, and a joint density log p(x, z) that gradients flow through."""
+
+    #: the prior is a standard normal, so that the KL of each dimension has a closed form
+    has_closed_kl: bool = True
+
+    def posterior_gaussian(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
+        """(mu, log sigma) of q(z | x, condition), (B, Z) each."""
+        require(self, HasPosterior, "Gaussian posterior")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._posterior_gaussian(x, condition)
+
+    @abstractmethod
+    def _posterior_gaussian(self, x: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
+        """The mathematics of `posterior_gaussian`."""
+
+    @abstractmethod
+    def _log_joint(self, x: Tensor, z: Float[Tensor, "B Z"], condition: Condition | None) -> Nats:
+        """log p(x, z | condition), nats of each row."""
+
+
+class Classifies(Capability):
+    """Tells the classes that it is conditioned on apart, by a network of its own."""
+
+    def classify(self, x: Tensor) -> Float[Tensor, "B K"]:
+        """The probability of each class given each datum."""
+        require(self, Classifies, "classify")
+        assert isinstance(self, GenerativeModel)
+        x = self.spec.check(x).to(self.device)
+        with self._evaluating():
+            return self._classify(x)
+
+    @abstractmethod
+    def _classify(self, x: Tensor) -> Tensor:
+        """The mathematics of `classify`."""
+
+    @abstractmethod
+    def new_classifier(self) -> torch.nn.Module:
+        """A network of the same make, untrained, from data (B, *shape) to logits (B, K): what learns from labelled rows
+        alone is compared with."""
+
+
+class HasScore(Capability):
+    """The gradient of a log-density in model space (scaled, continuous)."""
+
+    @abstractmethod
+    def score(self, y: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """The gradient of log p_t(y) in y, of y's shape; t (B,) in [0, 1], data at 0."""
+
+
+class Denoises(Capability):
+    """Predicts clean data from noisy data in model space."""
+
+    @abstractmethod
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """E[x0 | xt], of xt's shape; t (B,) in [0, 1], data at 0."""
+
+
+class Transports(Capability):
+    """A velocity field that carries noise to data in model space."""
+
+    @abstractmethod
+    def velocity(self, xt: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """dx/dt at (xt, t), of xt's shape; t (B,) in [0, 1], data at 0."""
+
+
+class Completes(Capability):
+    """Fills what is missing."""
+
+    def complete(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draw the entries where ``mask`` is False given those where it is True, which come back unchanged.
+
+        Args:
+            x: (B, *shape) data; what it holds where mask is False is not looked at, but must be in range.
+            mask: (B, *shape) bool, True where x is known.
+        """
+        require(self, Completes, "complete")
+        assert isinstance(self, GenerativeModel)
+        if mask.shape != x.shape or mask.dtype != torch.bool:
+            raise PolymodeError(
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}, expected {tuple(x.shape)} of bool"
+            )
+        self._check_options("complete", self._complete, options)
+        x, condition = self.enter(x, condition)
+        mask = mask.to(self.device)
+        with self._evaluating():
+            filled = self._complete(x, mask, condition, rng.resolve(generator, seed), **options).to(self.spec.dtype)
+        return torch.where(mask, x.to(self.spec.dtype), filled).cpu()
+
+    @abstractmethod
+    def _complete(self, x: Tensor, mask: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
+        """The mathematics of `complete`."""
+
+
+class Continues(Capability):
+    """Draws symbol after symbol, so that `sample` can begin with given ones and end early.
+
+    `sample` takes, beside what all take: ``prefix``, symbols (P,) for all, (n, P), or a list of lists; ``length``, how
+    many symbols of a datum are drawn, the given ones among them; ``stop``, ``allowed``, ``beams`` and the other options
+    of `parts.samplers.decoding`.
+    """
+
+
+class HasConditionals(Capability):
+    """Knows the distribution of any symbol given any others."""
+
+    @abstractmethod
+    def conditionals(self, condition: Condition | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """A callable (x, known) -> logits (B, D, K) of flattened data (B, D), under a condition of B rows."""
+
+    def likeliest(self, x: Tensor, known: Tensor, condition: Condition | None = None) -> Tensor:
+        """The likeliest symbol at each place given those that are known, not given each other: of x's shape.
+
+        Args:
+            x: (B, *shape) data; what it holds where `known` is False is not looked at, but must be in range.
+            known: (B, *shape) bool, True where x is shown.
+        """
+        require(self, HasConditionals, "likeliest")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            logits = self.conditionals(condition)(x.flatten(1).long(), known.flatten(1).to(x.device))
+        return logits.argmax(-1).view(x.shape).to(x.dtype).cpu()
+
+
+class HasFrameLogProb(Capability):
+    """A likelihood of series (T, D) that is a sum over frames, so that some of a datum's can be scored on their own."""
+
+    def frame_log_prob(self, x: Tensor, condition: Condition | None = None) -> Float[Tensor, "B T"]:
+        """log p(v_t | v_<t, condition) of every frame, in nats; their sum over t is `log_prob`."""
+        require(self, HasFrameLogProb, "frame_log_prob")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._frame_log_prob(x, condition)
+
+    @abstractmethod
+    def _frame_log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
+        """The mathematics of `frame_log_prob`."""
+
+
+class HasFrameBound(Capability):
+    """A lower bound of series (T, D) whose importance weight is a product over frames, so that the first frames of a
+    datum can be scored on their own: what comes behind them, as the silence after a piece, is summed out."""
+
+    def frame_bound(
+        self,
+        x: Tensor,
+        frames: Int[Tensor, " B"],
+        num_samples: int = 1,
+        condition: Condition | None = None,
+        *,
+        resample: bool = False,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Nats:
+        """A lower bound on log p(v_1, ..., v_n) of the first n = `frames` frames of each datum, (B,) nats.
+
+        Args:
+            num_samples: 1 is the ELBO, more the importance-weighted bound.
+            resample: weigh and resample the samples as they go, a particle filter (Maddison et al. 2017,
+                arXiv:1705.09279, eq. 5): tighter, the longer the series.
+
+        Raises:
+            PolymodeError: frames that are not one whole number from 0 to T a datum, or no sample.
+        """
+        require(self, HasFrameBound, "frame_bound")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        steps = self.spec.shape[0]
+        if frames.shape != x.shape[:1] or frames.is_floating_point() or frames.min() < 0 or frames.max() > steps:
+            raise PolymodeError(
+                f"frames has shape {tuple(frames.shape)} and dtype {frames.dtype}, expected {len(x)} whole numbers "
+                f"from 0 to {steps}, one a datum"
+            )
+        if num_samples < 1:
+            raise PolymodeError(f"num_samples={num_samples}, expected at least 1")
+        with self._evaluating():
+            return self._frame_bound(
+                x, frames.to(x.device), condition, num_samples, resample, rng.resolve(generator, seed)
+            )
+
+    @abstractmethod
+    def _frame_bound(
+        self,
+        x: Tensor,
+        frames: Tensor,
+        condition: Condition | None,
+        num_samples: int,
+        resample: bool,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The mathematics of `frame_bound`."""
+
+
+class FitsDirectly(Capability):
+    """Learns without gradients: EM, counting, memory."""
+
+    @abstractmethod
+    def fit_directly(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator,
+        valid: tuple[Tensor, Condition | None] | None = None,
+        report: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        """Learn from all of the training data at once.
+
+        Args:
+            x: the training data (N, *shape), in data space.
+            valid: validation data, for choices such as a bandwidth.
+            report: called with numbers worth a curve, once an iteration.
+        """
+
+
+CAPABILITIES: tuple[type[Capability], ...] = (
+    HasLogProb, HasBound, HasEnergy, HasLatents, HasCodes, HasPosterior, Classifies, HasScore, Denoises, Transports,
+    Completes, Continues, HasConditionals, HasFrameLogProb, HasFrameBound, FitsDirectly,
+)  # fmt: skip
+
+
+def capabilities(model: GenerativeModel) -> tuple[str, ...]:
+    """The names of what this model can do on its data."""
+    return tuple(c.__name__ for c in CAPABILITIES if isinstance(model, c))
+
+
+def require(model: Any, capability: Any, verb: str) -> None:
+    """Raise CapabilityError unless ``model`` has ``capability``; the sentence says what it can do instead."""
+    if not isinstance(model, capability):
+        can = ", ".join(capabilities(model)) or "sampling only"
+        raise CapabilityError(f"{type(model).__name__} on {model.spec} has no {verb}; it has: {can}")

@@ -1,0 +1,1 @@
+"""Models built of models of other families: an autoencoder and a prior over its codes."""

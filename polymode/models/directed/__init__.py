@@ -1,0 +1,1 @@
+"""Directed nets: sigmoid belief networks, deep autoregressive networks of bits, Bayesian networks."""

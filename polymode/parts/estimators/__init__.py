@@ -1,0 +1,1 @@
+"""Gradients of expectations over draws that have no derivative of their own."""
