@@ -619,6 +619,8 @@ class Served:
             [sys.executable, "-m", "polymode", "study", "serve", str(study), "--port", "0"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # a shell's background jobs ignore interrupts, and so would their children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.url = self.process.stdout.readline().split()[1]
 

@@ -64,9 +64,13 @@ def class_of(signature: str, x: torch.Tensor) -> torch.Tensor:
             return (x.float().flatten(1).mean(1) > 1).long()
 
 
+#: those that take over ten seconds to learn
+LONG = {"vae_gan", "vdvae", "vqvae2"}
+
+
 def first_of_each(cases: list[Case]) -> list:
-    """The first condition of each model in the default suite, the others in the slow one."""
-    seen: set[str] = set()
+    """The first condition of each model in the default suite, the others and what takes long in the slow one."""
+    seen = set(LONG)
     return [
         pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.name in seen else seen.add(case.name) or [])
         for case in cases
