@@ -20,10 +20,8 @@ resampling is systematic; `charge_silence` below; reals are emitted by Gaussian 
 `anneal` steps, as theirs does: without it codes say little and the bound stays near that of independent notes.
 
 Likelihood: a lower bound, one pass of the nets over all frames and T small steps of z a sample. Sampling: T steps.
-Expected: whole JSB chorales with charge_silence=False, anneal=800, a rate of 5e-3 and batches of 20: on the 77 test
-pieces an ELBO of 7.46 +- 0.10 nats a frame after 720 steps, the first half of 1,600, and 7.04 +- 0.09 by the particle
-filter with 16 samples; the paper, after far longer training, reports an ELBO of 6.93. A linear Gaussian chain within
-0.15 nats a frame (tests/learning/test_dmm.py).
+Expected: `polymode reproduce dmm_chorales`: an ELBO of 7.17 +- 0.10 nats a frame of the 77 test pieces, and 6.80 +- 0.09
+by the particle filter with 16 samples; the paper reports an ELBO of 6.93.
 """
 
 from __future__ import annotations
