@@ -20,7 +20,7 @@ resampling is systematic; `charge_silence` below; reals are emitted by Gaussian 
 `anneal` steps, as theirs does: without it codes say little and the bound stays near that of independent notes.
 
 Likelihood: a lower bound, one pass of the nets over all frames and T small steps of z a sample. Sampling: T steps.
-Expected: `polymode reproduce dmm_chorales`: an ELBO of 7.17 +- 0.10 nats a frame of the 77 test pieces, and 6.80 +- 0.09
+Expected: `polymode reproduce dmm_chorales`: an ELBO of 7.17 +- 0.10 nats a frame of the 77 test pieces, 6.80 +- 0.09
 by the particle filter with 16 samples; the paper reports an ELBO of 6.93.
 """
 
