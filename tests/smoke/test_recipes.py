@@ -17,6 +17,7 @@ from polymode.app.service.reproduce import reproduce
 from polymode.app.service.schemas import ReproduceRequest
 from polymode.core.errors import PolymodeError
 from polymode.data.index import BY_NAME
+from polymode.data.sets.networks import asia_network
 from polymode.recipes import RECIPES, Measure, Recipe
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -39,6 +40,11 @@ def test_names_are_unique_and_models_and_data_exist():
         assert recipe.data in BY_NAME
         assert recipe.measures
         assert recipe.cost
+
+
+def test_the_edges_of_asia_are_those_that_drew_the_data():
+    edges = recipes.find("bayes_net_asia").settings["edges"]
+    assert {tuple(edge) for edge in edges} == {tuple(edge) for edge in asia_network().edges}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
-from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import ClassifyRequest
 from polymode.core.errors import ConditionError, DataError, PolymodeError
 
@@ -29,8 +28,7 @@ def classify(request: ClassifyRequest) -> dict[str, Any]:
     out = None if request.out is None else Path(request.out).expanduser()
     if out is not None and out.suffix.lower() != ".csv":
         raise PolymodeError(f"--out {out}: labels are a table, expected a name that ends in .csv")
-    if request.data is not None:
-        sources.check_source(request.data)
+    source, reading = sources.source_for(run, request.data, request.reading)
     if not run.conditional:
         raise ConditionError(f"{run.folder} was trained without labels; train again with --condition label")
 
@@ -39,8 +37,8 @@ def classify(request: ClassifyRequest) -> dict[str, Any]:
     from polymode.tasks.classification import classify as judge
 
     model = load_model(run.folder, request.device)
-    prior = class_prior(sources.load(*source_of(run))) if request.prior == "counts" else None
-    rows, truth = _rows(request, run, model)
+    prior = class_prior(sources.load(*sources.source_of(run))) if request.prior == "counts" else None
+    rows, truth = _rows(request, model, source, reading)
     at = slice(0, request.limit)
     found = judge(model, rows.x[at], prior=prior, num_samples=request.num_samples, seed=request.seed)
     assert model.condition_spec is not None
@@ -63,13 +61,11 @@ def classify(request: ClassifyRequest) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(request: ClassifyRequest, run: runs.RunConfig, model: Any) -> tuple[Rows, Tensor | None]:
+def _rows(request: ClassifyRequest, model: Any, source: str, reading: dict[str, Any]) -> tuple[Rows, Tensor | None]:
     """The rows, and their labels under the model's names (-1 for those it never saw) where the source has some."""
     from polymode.data.rows import rows_of
 
-    source, reading = source_of(run) if request.data is None else (request.data, {})
     split = "test" if request.data is None and request.split == "auto" else request.split
-    reading = reading | request.reading.arguments()
     rows = rows_of(source, model.spec, split=split, reading=reading)
     try:
         labelled = rows_of(source, model.spec, model.condition_spec, split=split, reading=reading)

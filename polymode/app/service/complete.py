@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
-from polymode.app.service.sample import provenance_of, source_of
+from polymode.app.service.sample import provenance_of
 from polymode.app.service.schemas import CompleteRequest
 from polymode.core.errors import PolymodeError
 
@@ -34,10 +34,7 @@ def complete(request: CompleteRequest) -> dict[str, Any]:
     from polymode.tasks.completion import completions, known_part
 
     model = load_model(run.folder, request.device)
-    if request.data is not None:
-        sources.check_source(request.data)
-    source, reading = source_of(run) if request.data is None else (request.data, {})
-    data = sources.load(source, reading | request.reading.arguments())
+    data = sources.load(*sources.source_for(run, request.data, request.reading))
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     g = rng.generator(seed)
     x, condition = split_for(model, data.test).take(request.n, g)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polymode import catalogue
-from polymode.core.errors import ConditionError, DataError, nearest
+from polymode.core.errors import CheckpointError, ConditionError, DataError, nearest
 from polymode.data.index import BY_NAME
 
 if TYPE_CHECKING:
+    from polymode.app.service import runs
+    from polymode.app.service.schemas import DataOptions
     from polymode.core.condition import ConditionSpec
     from polymode.data.dataset import DataSet
 
@@ -56,6 +58,27 @@ def load(source: str, arguments: dict[str, Any]) -> DataSet:
     from polymode.data.loader import load as read
 
     return read(source, **arguments)
+
+
+def source_of(run: runs.RunConfig) -> tuple[str, dict[str, Any]]:
+    """What the data of a run are loaded from, and how; of a run made in Python, a named set where it was one."""
+    if run.source is not None:
+        return run.source, run.reading
+    if run.name in BY_NAME:
+        return run.name, {}
+    raise CheckpointError(f"{run.folder} does not say where its data are; give them with --data")
+
+
+def source_for(run: runs.RunConfig, other: str | None, reading: DataOptions) -> tuple[str, dict[str, Any]]:
+    """What a request on a run is about: other data where they were named, else the run's own; read as it says.
+
+    Raises:
+        DataError: there are no such data.
+    """
+    if other is not None:
+        check_source(other)
+    source, own = source_of(run) if other is None else (other, {})
+    return source, own | reading.arguments()
 
 
 def condition_for(data: DataSet, row: catalogue.Row | None, wanted: str) -> ConditionSpec | None:

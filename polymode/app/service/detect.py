@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.progress import Progress
-from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import DetectRequest
 from polymode.core.errors import PolymodeError
 
@@ -45,7 +44,7 @@ def detect(request: DetectRequest, *, progress: Progress | None = None) -> dict[
 
     model = load_model(run.folder, request.device)
     second = None if background is None else load_model(background.folder, request.device)
-    learned = sources.load(*source_of(run))
+    learned = sources.load(*sources.source_of(run))
     notes = []
     if learned.fingerprint != run.fingerprint:
         notes.append(

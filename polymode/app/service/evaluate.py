@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from polymode.app.service import arguments, runs
 from polymode.app.service import data as sources
 from polymode.app.service.progress import Progress
-from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import EvaluateRequest
 from polymode.core.errors import PolymodeError
 
@@ -30,10 +29,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
     out = run.folder / runs.REPORT if request.out is None else Path(request.out).expanduser()
     if out.suffix != ".html":
         raise PolymodeError(f"--out {out}: a report is a page, expected a name that ends in .html")
-    if request.data is not None:
-        sources.check_source(request.data)
-    source, reading = source_of(run) if request.data is None else (request.data, {})
-    reading = reading | request.reading.arguments()
+    source, reading = sources.source_for(run, request.data, request.reading)
 
     from polymode.app.service.building import load_model
     from polymode.evaluate.evaluator import Evaluator

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.progress import Progress
-from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import ForensicsRequest
 from polymode.core.errors import PolymodeError
 
@@ -43,7 +42,7 @@ def forensics(request: ForensicsRequest, *, progress: Progress | None = None) ->
     from polymode.core.checkpoint import write_atomically
     from polymode.tasks.forensics import cross_generator_matrix
 
-    data = sources.load(*source_of(found[0]))
+    data = sources.load(*sources.source_of(found[0]))
     samples = {}
     for name, run in zip(_names(found), found, strict=True):
         model = load_model(run.folder, request.device)

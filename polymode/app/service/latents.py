@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
-from polymode.app.service.sample import label_index, provenance_of, source_of
+from polymode.app.service.sample import label_index, provenance_of
 from polymode.app.service.schemas import LatentsRequest
 from polymode.core.errors import ConditionError, DataError, PolymodeError
 
@@ -35,8 +35,7 @@ def latents(request: LatentsRequest) -> dict[str, Any]:
             can't hold the result.
     """
     run = runs.read_run(request.run)
-    if request.data is not None:
-        sources.check_source(request.data)
+    source, reading = sources.source_for(run, request.data, request.reading)
 
     from polymode.app.service.building import load_model
     from polymode.core import rng
@@ -45,8 +44,7 @@ def latents(request: LatentsRequest) -> dict[str, Any]:
 
     model = load_model(run.folder, request.device)
     require(model, HasLatents, "code")
-    source, reading = source_of(run) if request.data is None else (request.data, {})
-    data = sources.load(source, reading | request.reading.arguments())
+    data = sources.load(source, reading)
     if why := model.spec.misfit(data.spec):
         raise DataError(f"the model was made for {model.spec} and {data.name} is {data.spec}: {why}")
     g = rng.generator(request.seed)

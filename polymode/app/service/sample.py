@@ -11,7 +11,7 @@ from polymode import catalogue
 from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.schemas import SampleRequest, SampleResult
-from polymode.core.errors import CheckpointError, ConditionError, PolymodeError, nearest
+from polymode.core.errors import ConditionError, PolymodeError, nearest
 from polymode.data.provenance import check_release, stated_by_user
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def sample(request: SampleRequest) -> SampleResult:
     out = Path(request.out) if request.out else run.folder / runs.SAMPLES / sample_name(model.spec)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     kinds = () if model.condition_spec is None else model.condition_spec.kinds
-    data = sources.load(*source_of(run)) if kinds not in ((), ("label",)) else None
+    data = sources.load(*sources.source_of(run)) if kinds not in ((), ("label",)) else None
     condition, told = condition_of_samples(model, request.n, request.label, data=data, seed=seed)
     options, said = dict(request.options), dict(request.options)
     if request.grammar is not None:
@@ -74,15 +74,6 @@ def provenance_of(
         "data fingerprint": run.fingerprint, "data licence": licence, "n": n, "seed": seed, "condition": condition,
         "sampling options": {k: repr(v) for k, v in options.items()}, "library": f"polymode {catalogue.VERSION}",
     }  # fmt: skip
-
-
-def source_of(run: runs.RunConfig) -> tuple[str, dict[str, Any]]:
-    """What the data of a run are loaded from, and how; of a run made in Python, a named set where it was one."""
-    if run.source is not None:
-        return run.source, run.reading
-    if run.name in sources.BY_NAME:
-        return run.name, {}
-    raise CheckpointError(f"{run.folder} does not say where its data are; give them with --data")
 
 
 def condition_of_samples(

@@ -35,6 +35,7 @@ from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
 from polymode.parts.codes import ACTIVE, activity
 from polymode.parts.distributions.gaussian import kl_to_standard_normal, log_normal
+from polymode.parts.estimators.importance import log_mean_exp
 
 #: steps of Adam, its rate at the start (it falls to zero by a cosine), and draws of a datum a step
 STEPS, RATE, DRAWS = 300, 0.03, 8
@@ -118,7 +119,7 @@ def inference_gaps(
         elbo = _elbo(model, x, condition, mu, log_sigma, eps)
         best_elbo = _elbo(model, x, condition, best_mu, best_log_sigma, eps)
         weights = _log_weights(model, x, condition, best_mu, best_log_sigma, _draws(2 * JUDGING, mu, generator))
-        log_prob = weights.logsumexp(0) - math.log(len(weights))
+        log_prob = log_mean_exp(weights)
     return Gaps(*(t.cpu() for t in (elbo, best_elbo, log_prob, best_mu, best_log_sigma)))
 
 

@@ -30,6 +30,7 @@ from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec, Tokens
 from polymode.parts.distributions.heads import head_for
 from polymode.parts.features import Features
+from polymode.parts.nn.pyramid import channel_biases, side_by_side
 from polymode.parts.nn.quantiser import Quantised, usage
 
 
@@ -115,9 +116,7 @@ class CodedModel(GenerativeModel, HasBound, HasLatents, HasCodes):
 
     def parameters_given(self, values: dict[str, Tensor]) -> Tensor:
         """The head's parameters (B, P) given vectors of codes."""
-        c, h, w = self.spec.shape
-        y = self.reconstruct(values).view(-1, c, self.out_channels // c, h, w)
-        return y.movedim(2, -1).flatten(1)  # (B, C, H, W, P of a dimension) -> (B, P)
+        return side_by_side(self.reconstruct(values), self.spec.shape[0])
 
     def log_prior(self, codes: dict[str, Tensor], condition: Condition | None) -> dict[str, Tensor]:
         """log p(z_l | z_<l), (B,), of every level."""
@@ -129,9 +128,8 @@ class CodedModel(GenerativeModel, HasBound, HasLatents, HasCodes):
     # -- training --------------------------------------------------------------------------------------------------
     def start_at(self, last: Any) -> None:
         """Let a decoder's last layer begin with the head's own parameters, the same at every pixel."""
-        c, h, w = self.spec.shape
         with torch.no_grad():
-            last.bias.copy_(self.head.initial().view(c, h, w, -1)[:, 0, 0].flatten())
+            last.bias.copy_(channel_biases(self.head.initial(), self.spec.shape))
 
     def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
         """Codes among the first batch's vectors."""

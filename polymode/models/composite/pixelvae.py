@@ -15,7 +15,7 @@ could do without.
 
 Likelihood: a lower bound, one encoder pass, and one pass of decoder and pixels a sample. Sampling: one pixel and colour
 a step, on cached rows.
-Expected: tests/exact/test_pixelvae.py on tiny pictures, where the truth is known.
+Expected: recipe pixelvae_mnist; tests/exact/test_pixelvae.py on tiny pictures, where the truth is known.
 """
 
 from __future__ import annotations

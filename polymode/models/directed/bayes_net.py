@@ -14,7 +14,7 @@ Deviation: a condition's encoding is added to the hidden layers of every net, as
 
 Likelihood: exact, one pass. Sampling: D steps. Completing: exact where what is missing comes of what is known only, or
 is one of at most 2^16 joint states; otherwise by importance resampling (Rubin 1988), where it is asked for.
-Expected: asia within 0.01 nats of its entropy and its tables within 0.05 in total variation after 1,500 steps.
+Expected: `polymode reproduce bayes_net_asia`: within 0.001 nats of the entropy; tests/learning/test_bayes_net.py.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ Dinh, Sohl-Dickstein and Bengio 2017, Density estimation using Real NVP (arXiv:1
     f: b' = b exp(s(a)) + t(a), a' = a, halves in turn                              (eq. 4, 5, 7)
 
 `parts.bijections.coupling` holds the couplings, `parts.bijections.multiscale` squeezing, checkerboards and factoring
-out (section 3.6); `RealNVP.to_base` is f, `RealNVP.from_base` its inverse. Lattice data are dequantised and put
-through a logit (section 4.1).
+out (section 3.6); `RealNVP.to_base` is f, `RealNVP.from_base` its inverse.
 Deviations: activation normalisation once a dimension, set on the first batch, in place of batch normalisation, so
 that a row's likelihood does not depend on its batch (the bias of a coupling's network already is one for every later
 layer); the tanh of the scales has a constant factor; `scale=False` gives the additive couplings of NICE (Dinh,
@@ -20,27 +19,23 @@ Expected: CIFAR-10 3.49 bits/dim in the paper's setting.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from polymode.core import rng
-from polymode.core.capabilities import HasLatents
-from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
+from polymode.models.flow._flow import Flow
 from polymode.parts.bijections.affine import ActNorm, ContextAffine
 from polymode.parts.bijections.base import Bijection, Chain
 from polymode.parts.bijections.coupling import Couplings
 from polymode.parts.bijections.multiscale import MultiScale, most_scales
-from polymode.parts.dequantized import DequantizedDensity
-from polymode.parts.encoders.condition import Conditioned, encoder_for
+from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn.mlp import MLP, Activation
 from polymode.parts.nn.resnet import ResNet
 
@@ -48,7 +43,7 @@ from polymode.parts.nn.resnet import ResNet
 PERMUTATION_SEED = 1605
 
 
-class RealNVP(Conditioned, DequantizedDensity, HasLatents):
+class RealNVP(Flow):
     """A flow of affine couplings: perceptrons on vectors and tables, multi-scale convolutions on images.
 
     Args:
@@ -81,7 +76,7 @@ class RealNVP(Conditioned, DequantizedDensity, HasLatents):
         backbone: Literal["auto", "mlp", "conv"] = "auto",
         scale: bool = True,
     ) -> None:
-        super().__init__(spec, condition_spec, squash=not spec.is_continuous)  # reals have no walls
+        super().__init__(spec, condition_spec)
         require_choice("backbone", backbone, ("auto", "mlp", "conv"))
         scales_possible = most_scales(spec.shape) if spec.kind == "image" else 0
         if backbone == "conv" and scales_possible == 0:
@@ -114,37 +109,3 @@ class RealNVP(Conditioned, DequantizedDensity, HasLatents):
         elif width:
             steps.append(ContextAffine(1, width))
         self.flow = Chain(steps)
-
-    def to_base(
-        self, y: Float[Tensor, "B D"], condition: Condition | None = None
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
-        """Dequantised data to (z, log |det dz/dy|)."""
-        return self.flow.to_base(y, self.context(condition))
-
-    def from_base(self, z: Float[Tensor, "B D"], condition: Condition | None = None) -> Float[Tensor, "B D"]:
-        """The inverse of `to_base`."""
-        return self.flow.from_base(z, self.context(condition))
-
-    def log_density(self, y: Tensor, condition: Condition | None) -> Tensor:
-        z, log_det = self.to_base(y, condition)
-        return log_det - 0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
-
-    def draw(
-        self, n: int, condition: Condition | None, generator: torch.Generator, temperature: float = 1.0
-    ) -> Float[Tensor, "B D"]:
-        return self.from_base(rng.randn((n, self.spec.num_dims), generator, self._anchor) * temperature, condition)
-
-    def _sample(
-        self, n: int, condition: Condition | None, generator: torch.Generator, *, temperature: float = 1.0
-    ) -> Tensor:
-        return self.dequantizer.inverse(self.draw(n, condition, generator, temperature))
-
-    def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
-        with torch.no_grad():
-            self.flow.initialise(self.dequantizer(x, generator)[0], self.context(condition))
-
-    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
-        return self.to_base(self.dequantizer(x)[0], condition)[0]
-
-    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        return self.dequantizer.inverse(self.from_base(z.to(self.dtype), condition))

@@ -22,6 +22,7 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
+from polymode.models.vae._bounds import repeat
 from polymode.parts.distributions.gaussian import kl_to_standard_normal
 from polymode.parts.distributions.heads import head_for
 from polymode.parts.distributions.posteriors import Posterior, PosteriorKind
@@ -87,7 +88,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
                 f"latent_dims={latent_dims}, hidden={tuple(hidden)}, prior_size={prior_size}, components={components}: "
                 "expected all at least 1"
             )
-        self.latent_dims = latent_dims
+        self.latent_dims, self.hidden = latent_dims, tuple(hidden)
         self.features = Features(spec)
         self.head = head_for(spec, components=components, levels_as=levels_as)
         self.condition_encoder, width = encoder_for(condition_spec, max(hidden, default=latent_dims))
@@ -145,6 +146,11 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
             return z, kl_to_standard_normal(mu, log_sigma).sum(1), (mu, log_sigma)
         return z, log_q - self.prior.log_prob(z, context), (mu, log_sigma)
 
+    @staticmethod
+    def repeated(x: Tensor, params: Tensor, context: Tensor | None, times: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Data, what the encoder says of them, and their context several times over, (S B, ...) each."""
+        return repeat(x, times), repeat(params, times), None if context is None else repeat(context, times)
+
     def _encode_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.posterior_kind.gaussian(self.encoder(features, None))
 
@@ -167,8 +173,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         for start in range(0, num_samples, at_once):
             s = min(at_once, num_samples - start)
             if start == 0 or s < at_once:  # the last piece may be shorter
-                rows, wide = x.repeat(s, *(1,) * (x.dim() - 1)), params.repeat(s, 1)
-                beside = None if context is None else context.repeat(s, 1)
+                rows, wide, beside = self.repeated(x, params, context, s)
             z, log_q = self.posterior_kind.draw(wide, rng.randn((len(rows), self.latent_dims), generator, params))
             yield (self.log_joint(rows, z, beside) - log_q).view(s, len(x))
 

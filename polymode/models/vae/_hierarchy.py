@@ -13,7 +13,6 @@ In training the KL terms come in over `anneal` steps (Bowman et al. 2016, arXiv:
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -29,10 +28,11 @@ from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
-from polymode.models.vae._annealing import Annealing
+from polymode.models.vae._bounds import Annealing, free_nats, repeat
 from polymode.parts.distributions.gaussian import kl_between, log_normal_at
 from polymode.parts.distributions.heads import Head
 from polymode.parts.encoders.condition import Conditioned
+from polymode.parts.estimators.importance import log_mean_exp
 
 
 class Gaussian(NamedTuple):
@@ -132,14 +132,12 @@ class HierarchicalVAE(Conditioned, GenerativeModel, HasBound, HasLatents):
         seen = self.read(x, context)
         if self.num_samples > 1:
             log_weights = self._weigh(x, seen, context, self.num_samples, generator)
-            return Loss(math.log(self.num_samples) - log_weights.logsumexp(0))
+            return Loss(-log_mean_exp(log_weights))
         params, kl, _ = self.infer(seen, context, gaussian_noise(generator), closed=True)
         reconstruction = -self.head.log_prob(x, params).sum(1)
         charged = kl.sum(0)
         if self.free_bits and self.training:
-            # free bits act on the batch mean of a layer, so that a rare datum may still use more
-            by_layer = kl.mean(1)
-            charged = charged + (by_layer.clamp(min=self.free_bits) - by_layer).sum()
+            charged = charged + free_nats(kl.T, self.free_bits)
         told = kl.detach()
         parts = {"reconstruction": reconstruction.detach(), "kl": told.sum(0)}
         parts |= {f"kl {name}": layer for name, layer in zip(self.layers, told, strict=True)}
@@ -178,11 +176,6 @@ class HierarchicalVAE(Conditioned, GenerativeModel, HasBound, HasLatents):
 def gaussian_noise(generator: torch.Generator) -> Noise:
     """Standard normal draws."""
     return lambda like: rng.randn(like.shape, generator, like)
-
-
-def repeat(t: Tensor, times: int) -> Tensor:
-    """A batch several times over, (B, ...) -> (S B, ...)."""
-    return t if times == 1 else t.repeat(times, *(1,) * (t.dim() - 1))
 
 
 def check_positive(**numbers: Any) -> None:

@@ -6,7 +6,6 @@ Statistics 5) for systematic resampling.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -132,8 +131,3 @@ def systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     cumulative = log_w.T.softmax(1).cumsum(1)  # (B, S)
     points = torch.arange(s, device=log_w.device) + rng.rand((len(cumulative), 1), generator, cumulative)
     return torch.searchsorted(cumulative, points / s * cumulative[:, -1:]).clamp(max=s - 1).T
-
-
-def log_mean_exp(log_w: Tensor) -> Tensor:
-    """log of the mean weight over samples, (S, B) to (B,)."""
-    return torch.logsumexp(log_w, 0) - math.log(len(log_w))

@@ -16,7 +16,7 @@ walkback is fixed, not drawn.
 
 Likelihood: none; `evaluate`'s parzen metric gives the estimate of the papers, with their warning. Sampling: `steps`
 passes of the network; chains mix slowly where the noise is small.
-Expected: digits with salt and pepper on a fifth of their pixels come back by 5 dB after 400 steps with rate=0.2.
+Expected: tests/learning/test_chains.py: digits with salt and pepper come back by 5 dB.
 """
 
 from __future__ import annotations

@@ -40,17 +40,17 @@ from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel
 from polymode.core.rolls import lengths
 from polymode.core.spec import Binary, Real, Spec
-from polymode.models.vae._annealing import Annealing
+from polymode.models.vae._bounds import Annealing
 from polymode.models.vae._state_space import (
     GatedTransition,
     Inference,
     StructuredPosterior,
-    log_mean_exp,
     systematic,
 )
 from polymode.parts.distributions.gaussian import kl_between, log_normal, log_normal_at
 from polymode.parts.distributions.heads import head_for
 from polymode.parts.encoders.condition import Conditioned, encoder_for
+from polymode.parts.estimators.importance import log_mean_exp
 from polymode.parts.features import Features
 from polymode.parts.nn.mlp import MLP
 

@@ -14,8 +14,7 @@ Deviation: x is read out of h_1 by weights of its own, as its head may have many
 
 Likelihood: none; `evaluate`'s parzen metric gives the estimate of the paper, with its warning. Sampling: `steps` passes
 of the network.
-Expected: on black and white digits after 800 steps, states of a chain are 2.3 from the nearest training image, learned
-without walkback 2.6.
+Expected: tests/learning/test_chains.py on digits.
 """
 
 from __future__ import annotations

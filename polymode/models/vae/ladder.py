@@ -18,7 +18,7 @@ linear in d, where the paper has a softplus, and starts below that of p; `free_b
 of opposite sides.
 
 Likelihood: a lower bound, one pass down a sample and one pass up for all. Sampling: one pass down.
-Expected: tests/learning/test_hierarchical_vae.py on digits.
+Expected: recipe ladder_mnist; tests/learning/test_hierarchical_vae.py on digits.
 """
 
 from __future__ import annotations

@@ -17,12 +17,11 @@ arXiv:1703.09194, for one sample; Tucker et al. 2019, arXiv:1810.04152, eq. 9, f
 criterion of Im, Ahn, Memisevic and Bengio 2017 (arXiv:1511.06406): codes of noisy data, charged for the clean ones.
 
 Likelihood: a lower bound, one encoder pass and one decoder pass a sample. Sampling: one decoder pass.
-Expected: the digits set 2.1 bits/dim in twenty seconds on two cores.
+Expected: recipes vae_mnist, iwae_mnist, iaf_mnist_dynamic; tests/learning/test_latents.py on digits.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -34,11 +33,12 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
-from polymode.models.vae._annealing import Annealing
+from polymode.models.vae._bounds import Annealing, free_nats
 from polymode.models.vae._gaussian import GaussianVAE, Network
 from polymode.parts.corruption import corrupt
 from polymode.parts.distributions.gaussian import kl_to_standard_normal, log_normal_at
 from polymode.parts.distributions.posteriors import PosteriorKind
+from polymode.parts.estimators.importance import log_mean_exp
 from polymode.parts.nn.mlp import Activation
 
 
@@ -120,24 +120,19 @@ class VAE(GaussianVAE):
         reconstruction = -self.log_likelihood(x, z, context)
         charged = kl
         if self.free_bits:
-            # free bits act on the batch mean of a dimension, so that a rare datum may still use more
-            by_dim = kl_to_standard_normal(mu, log_sigma).mean(0)
-            charged = kl + by_dim.clamp(min=self.free_bits).sum() - by_dim.sum()
+            charged = kl + free_nats(kl_to_standard_normal(mu, log_sigma), self.free_bits)
         parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
         return Loss(reconstruction + self.beta * self.annealing() * charged, parts)
 
     def _iwae_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator) -> Loss:
-        s = self.num_samples
-        params = self.posterior_params(x, context).repeat(s, 1)
-        rows, beside = x.repeat(s, *(1,) * (x.dim() - 1)), None if context is None else context.repeat(s, 1)
+        rows, params, beside = self.repeated(x, self.posterior_params(x, context), context, self.num_samples)
         z, log_q = self.posterior_kind.draw(params, rng.randn((len(rows), self.latent_dims), generator, params))
         if self.path_gradient:  # q as a density of fixed parameters: only the path through z is left
             mu, log_sigma = self.posterior_kind.gaussian(params.detach())
             log_q = log_normal_at(z, mu, log_sigma).sum(1)
-        log_weights = (self.log_joint(rows, z, beside) - log_q).view(s, -1)  # (S, B)
-        bound = log_weights.logsumexp(0) - math.log(s)
+        log_weights = (self.log_joint(rows, z, beside) - log_q).view(self.num_samples, -1)  # (S, B)
         if self.path_gradient and z.requires_grad:
             # by eq. 9 the encoder's gradient takes the squares of the normalised weights; one factor is in the bound
             share = log_weights.detach().softmax(0).flatten().unsqueeze(1)
             z.register_hook(lambda gradient: gradient * share)
-        return Loss(-bound)
+        return Loss(-log_mean_exp(log_weights))

@@ -15,7 +15,7 @@ says all of its pixels at once; likelihoods are the data's own (bits, levels); a
 gradients are clipped and explosions rolled back by the trainer, where the paper skips steps.
 
 Likelihood: a lower bound, one pass down a sample and one pass up for all. Sampling: one pass down.
-Expected: tests/exact/test_hierarchical_vae.py, against a grid over its codes.
+Expected: recipe vdvae_mnist; tests/exact/test_hierarchical_vae.py, against a grid over its codes.
 """
 
 from __future__ import annotations

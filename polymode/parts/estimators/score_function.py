@@ -24,13 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from polymode.parts.estimators.importance import log_mean_exp
+
 Samples = Float[Tensor, "S B"]
 LayerSamples = Float[Tensor, "L S B"]
-
-
-def bound(log_w: Samples) -> Float[Tensor, " B"]:
-    """log 1/S sum_s w_s of each datum."""
-    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 def reinforce(log_p: Samples, log_q: LayerSamples, signal: LayerSamples) -> Float[Tensor, " B"]:
@@ -59,7 +56,7 @@ def nvil(log_p: Samples, log_q: LayerSamples, signal: LayerSamples, baseline: La
 def vimco(log_p: Samples, log_q: Samples) -> Float[Tensor, " B"]:
     """The gradient of the bound of S >= 2 samples, each with the others for its baseline."""
     log_w = log_p - log_q
-    s, total = len(log_w), bound(log_w)
+    s, total = len(log_w), log_mean_exp(log_w)
     with torch.no_grad():
         others = (log_w.sum(0) - log_w) / (s - 1)  # (S, B): logarithms of geometric means
         without = log_w + torch.diag_embed((others - log_w).T).permute(1, 2, 0)  # (S, S, B): row s lacks w_s
@@ -70,7 +67,7 @@ def vimco(log_p: Samples, log_q: Samples) -> Float[Tensor, " B"]:
 def rws(log_p: Samples, log_q: Samples) -> Float[Tensor, " B"]:
     """The wake phases of p and of q, which share the normalised weights."""
     log_w = (log_p - log_q).detach()
-    return _value_and_gradient(-bound(log_w), -(log_w.softmax(0) * (log_p + log_q)).sum(0))
+    return _value_and_gradient(-log_mean_exp(log_w), -(log_w.softmax(0) * (log_p + log_q)).sum(0))
 
 
 def wake(log_p: Samples, log_q: Samples) -> Float[Tensor, " B"]:

@@ -12,7 +12,6 @@ from polymode import catalogue
 from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.progress import Progress
-from polymode.app.service.sample import source_of
 from polymode.app.service.schemas import StudyRequest
 from polymode.app.service.study import tables
 from polymode.app.service.study.design import CHECK_NOISE, CHECK_REAL, Design
@@ -47,7 +46,7 @@ def create(request: StudyRequest, *, progress: Progress | None = None) -> dict[s
     names = _names(found, real=request.real)
     checks = min(4, max(1, _trials(request) // 10)) if request.checks is None else request.checks
     design = Design(request.design, len(names), _trials(request), request.units, checks, request.seed)
-    source = source_of(found[0])
+    source = sources.source_of(found[0])
 
     from polymode.app.service.building import load_model
 
