@@ -22,7 +22,7 @@ test-golden: .venv/.bench  ## numbers against peers, with all of them installed
 	$(BIN)/python -m pytest tests/golden tests/exact -m '' -rs
 
 bench: .venv/.bench  ## ratios against peers, side by side in one process; wants a quiet machine
-	for script in vae rbm flows diffusion metrics gpt sampling; do $(BIN)/python -m benchmarks.$$script || exit; done
+	for script in vae rbm flows diffusion metrics gpt sampling compression; do $(BIN)/python -m benchmarks.$$script || exit; done
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         Classifies,
         Completes,
         Continues,
+        DecodesInOrder,
         Denoises,
+        DrawsInOrder,
         FitsDirectly,
         HasBound,
         HasCodes,
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
         HasFrameLogProb,
         HasLatents,
         HasLogProb,
+        HasMarginals,
         HasPosterior,
         HasScore,
+        Translates,
+        Transmits,
         Transports,
         capabilities,
     )
@@ -53,9 +58,10 @@ _NAMES = {
     "polymode.core.errors": ("PolymodeError",),
     "polymode.core.likelihood": ("Likelihood",),
     "polymode.core.capabilities": (
-        "Classifies", "Completes", "Continues", "Denoises", "FitsDirectly", "HasBound", "HasCodes", "HasConditionals",
-        "HasEnergy", "HasFrameBound", "HasFrameLogProb", "HasLatents", "HasLogProb", "HasPosterior", "HasScore",
-        "Transports", "capabilities",
+        "Classifies", "Completes", "Continues", "DecodesInOrder", "Denoises", "DrawsInOrder", "FitsDirectly",
+        "HasBound", "HasCodes", "HasConditionals", "HasEnergy", "HasFrameBound", "HasFrameLogProb", "HasLatents",
+        "HasLogProb", "HasMarginals", "HasPosterior", "HasScore", "Translates", "Transmits", "Transports",
+        "capabilities",
     ),
     "polymode.core.model": ("GenerativeModel",),
     "polymode.core.spec": ("Spec",),
@@ -67,7 +73,7 @@ _NAMES = {
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 #: class names of the catalogue's models
 _MODELS = {row.path.partition(":")[2]: row for row in catalogue.MODELS}
-_FOLDERS = ("core", "data", "evaluate", "interop", "models", "parts", "tasks", "train")
+_FOLDERS = ("core", "data", "evaluate", "interop", "models", "parts", "sklearn", "tasks", "train")
 
 
 def __getattr__(name: str) -> Any:

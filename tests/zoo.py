@@ -40,9 +40,33 @@ CODED = {"codes": 5, "code_dims": 3, "width": 8, "blocks": 1, "halvings": 1, "pr
 #: constructor arguments that make a model small; a model without a row here is tested with its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {"hidden": (32, 32), "latent_dims": 4},
+    "lsgan": {"hidden": (32, 32), "latent_dims": 4},
+    "wgan": {"hidden": (32, 32), "latent_dims": 4},
+    "wgan_gp": {"hidden": (32, 32), "latent_dims": 4},
+    "dragan": {"hidden": (32, 32), "latent_dims": 4},
+    "sngan": {"hidden": (32, 32), "latent_dims": 4},
+    "pacgan": {"hidden": (32, 32), "latent_dims": 4},
+    "unrolled_gan": {"hidden": (32, 32), "latent_dims": 4},
+    "improved_gan": {"hidden": (32, 32), "latent_dims": 4},
+    "dcgan": {"channels": 4, "latent_dims": 4},
+    "infogan": {"hidden": (32, 32), "latent_dims": 4, "categories": (3,)},
+    "acgan": {"hidden": (32, 32), "latent_dims": 4},
+    "bigan": {"hidden": (32, 32), "latent_dims": 4},
+    "aae": {"latent_dims": 3, "hidden": (32,), "judge": (16,)},
+    "sagan": {"channels": 8, "latent_dims": 4, "shared": 4},
+    # a hinge does not move the last bias while all scores are within its margins
+    "biggan": {"channels": 8, "latent_dims": 4, "shared": 4, "objective": "non-saturating"},
+    "stylegan": {"channels": 8, "latent_dims": 4, "style_dims": 8, "mapping_layers": 2},
+    "stylegan2": {"channels": 8, "latent_dims": 4, "style_dims": 8, "mapping_layers": 2},
+    "pix2pix": {"widths": (8, 8), "channels": 8, "noise_dims": 4},
+    "cyclegan": {"width": 8, "blocks": 1, "channels": 8, "pool": 8},
+    "srgan": {"width": 8, "blocks": 1, "channels": 4},
+    "stargan": {"width": 8, "blocks": 1, "channels": 8},
     "ddpm": {"widths": (16, 16), "likelihood_steps": 8},
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "made": {"hidden": (24, 24), "components": 3},
+    "chow_liu": {"bins": 6},
+    "hmm": {"states": 3, "max_iterations": 10},
     "nade": {"hidden": 16},
     "ngram": {"order": 3},
     "gru": {"embed": 8, "hidden": 16},
@@ -57,6 +81,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "sbn": {"hidden": (8, 6)},
     "darn": {"latents": 6, "encoder": (8,)},
     "realnvp": {"layers": 3, "hidden": (16, 16)},
+    "maf": {"layers": 2, "hidden": (16, 16)},
+    "iaf": {"layers": 2, "hidden": (16, 16)},
+    "nsf": {"layers": 3, "hidden": (16, 16), "bins": 5},
+    "nice": {"hidden": (16, 16)},
+    "glow": {"layers": 2, "width": 16},
+    "residual": {"layers": 3, "hidden": (16,), "exact_dims": 2},
+    "ffjord": {"hidden": (16, 16), "exact_dims": 2, "method": "rk4", "steps": 6},
+    "planar": {"layers": 8, "width": 8},
     "wavenet": {"channels": 8, "skip": 8, "layers": 2},
     "vae": {"latent_dims": 3, "hidden": (32,)},
     "factor_vae": {"latent_dims": 3, "hidden": (32,), "discriminator": (16,)},
@@ -83,6 +115,7 @@ CONDITIONS: dict[str, ConditionSpec] = {
     "vector": ConditionSpec(vector=3),
     "tokens": ConditionSpec(tokens=(4, 5)),
     "series": ConditionSpec(series=(3, 2)),
+    "image": ConditionSpec(image=(1, 4, 4, 5)),
 }
 
 
@@ -162,5 +195,7 @@ def conditions(kind: str | None, n: int, seed: int = 1) -> Condition | None:
             return Condition(tokens=torch.randint(4, (n, 5), generator=g))
         case "series":
             return Condition(series=torch.randn(n, 3, 2, generator=g))
+        case "image":
+            return Condition(image=data(SPECS["image/levels"], n, seed))
         case _:
             return None

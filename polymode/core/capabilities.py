@@ -19,6 +19,7 @@ from polymode.core import rng
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, PolymodeError
 from polymode.core.model import Capability, GenerativeModel
+from polymode.core.spec import Spec
 
 Nats = Float[Tensor, " B"]
 
@@ -280,6 +281,55 @@ class Completes(Capability):
         """The mathematics of `complete`."""
 
 
+class Translates(Capability):
+    """Turns data of one domain into those of another: pictures by a condition that is a picture, or by a label."""
+
+    @property
+    @abstractmethod
+    def routes(self) -> dict[str, tuple[Spec, Spec]]:
+        """Where data can go: (what comes in, what comes out) of each destination, the default first.
+
+        A model of pictures given pictures calls the domain of its condition "a" and that of its data "b"; one of many
+        classes calls them by their labels.
+        """
+
+    def translate(
+        self,
+        x: Tensor,
+        to: str | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The data of another domain that x turn into, on the CPU.
+
+        Args:
+            x: (B, *shape) data of the domain that the route begins in.
+            to: a destination of `routes`; the first by default.
+            options: the family's own; unknown names are refused.
+
+        Raises:
+            PolymodeError: there is no such destination.
+            DataError: data that are not of the domain.
+        """
+        require(self, Translates, "translation")
+        assert isinstance(self, GenerativeModel)
+        routes = self.routes
+        to = next(iter(routes)) if to is None else to
+        if to not in routes:
+            raise PolymodeError(f"there is no way to {to!r}, expected one of {', '.join(routes)}")
+        before, after = routes[to]
+        x = before.check(x).to(self.device)
+        self._check_options("translate", self._translate, options)
+        with self._evaluating():
+            return self._translate(x, to, rng.resolve(generator, seed), **options).to(after.dtype).cpu()
+
+    @abstractmethod
+    def _translate(self, x: Tensor, to: str, generator: torch.Generator) -> Tensor:
+        """The mathematics of `translate`."""
+
+
 class Continues(Capability):
     """Draws symbol after symbol, so that `sample` can begin with given ones and end early.
 
@@ -309,6 +359,96 @@ class HasConditionals(Capability):
         with self._evaluating():
             logits = self.conditionals(condition)(x.flatten(1).long(), known.flatten(1).to(x.device))
         return logits.argmax(-1).view(x.shape).to(x.dtype).cpu()
+
+
+class HasMarginals(Capability):
+    """Knows the likelihood of any part of a datum, the rest summed or integrated out."""
+
+    def marginal_log_prob(self, x: Tensor, known: Tensor, condition: Condition | None = None) -> Nats:
+        """log p(x_known | condition), (B,) nats: exact; `log_prob` where all is known, 0 where nothing is.
+
+        What is missing has density or mass `log_prob` - `marginal_log_prob` given what is known.
+
+        Args:
+            x: (B, *shape) data; what it holds where `known` is False is not looked at, but must be in range.
+            known: (B, *shape) bool.
+        """
+        require(self, HasMarginals, "marginal_log_prob")
+        assert isinstance(self, GenerativeModel)
+        if known.shape != x.shape or known.dtype != torch.bool:
+            raise PolymodeError(
+                f"known has shape {tuple(known.shape)} and dtype {known.dtype}, expected {tuple(x.shape)} of bool"
+            )
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._marginal_log_prob(x, known.to(self.device), condition)
+
+    @abstractmethod
+    def _marginal_log_prob(self, x: Tensor, known: Tensor, condition: Condition | None) -> Nats:
+        """The mathematics of `marginal_log_prob`."""
+
+
+#: (dimensions (d,) of flattened data, log-probabilities (n, d, K) of their values given all values chosen before)
+#: -> the values (n, d), int64, that they are to have
+Choose = Callable[[list[int], Float[Tensor, "n d K"]], Int[Tensor, "n d"]]
+
+
+class DrawsInOrder(Capability):
+    """Tells, dimension after dimension, how likely each value is given those before, and takes the value from someone
+    else: a coder. On data whose every dimension takes finitely many values."""
+
+    def draw_in_order(self, n: int, choose: Choose, condition: Condition | None = None) -> None:
+        """Walk over the dimensions of n data; dimensions that come together are independent given those before.
+
+        The walk is the same whatever is chosen, and so are the probabilities of equal choices, to the last bit on one
+        kind of machine.
+        """
+        require(self, DrawsInOrder, "order of drawing that values can be chosen in")
+        assert isinstance(self, GenerativeModel)
+        condition = self.check_condition(condition, n)
+        with self._evaluating():
+            self._draw_in_order(n, choose, condition)
+
+    @abstractmethod
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        """The mathematics of `draw_in_order`."""
+
+
+class DecodesInOrder(Capability):
+    """The same of data given their codes: p(x | z), dimension after dimension."""
+
+    def decode_in_order(self, z: Float[Tensor, "n Z"], choose: Choose, condition: Condition | None = None) -> None:
+        """Walk over the dimensions of data with codes z; see `DrawsInOrder.draw_in_order`."""
+        require(self, DecodesInOrder, "order of decoding that values can be chosen in")
+        assert isinstance(self, GenerativeModel)
+        condition = self.check_condition(condition, len(z))
+        with self._evaluating():
+            self._decode_in_order(z.to(self.device), choose, condition)
+
+    @abstractmethod
+    def _decode_in_order(self, z: Tensor, choose: Choose, condition: Condition | None) -> None:
+        """The mathematics of `decode_in_order`."""
+
+
+class Transmits(Capability):
+    """Tells a datum a little at a time: what has been sent costs so many nats, and lets the receiver guess the rest."""
+
+    def transmission(
+        self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator
+    ) -> list[tuple[Nats, Tensor]]:
+        """(nats sent so far (B,), the data as they are guessed by then (B, *shape), in data space but not rounded), the
+        first guess from noise alone, the last one the datum; all nats are one draw of a bound on -log p(x)."""
+        require(self, Transmits, "transmission")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        with self._evaluating():
+            return self._transmission(x, condition, generator)
+
+    @abstractmethod
+    def _transmission(
+        self, x: Tensor, condition: Condition | None, generator: torch.Generator
+    ) -> list[tuple[Nats, Tensor]]:
+        """The mathematics of `transmission`."""
 
 
 class HasFrameLogProb(Capability):
@@ -405,7 +545,8 @@ class FitsDirectly(Capability):
 
 CAPABILITIES: tuple[type[Capability], ...] = (
     HasLogProb, HasBound, HasEnergy, HasLatents, HasCodes, HasPosterior, Classifies, HasScore, Denoises, Transports,
-    Completes, Continues, HasConditionals, HasFrameLogProb, HasFrameBound, FitsDirectly,
+    Completes, Translates, Continues, HasConditionals, HasMarginals, HasFrameLogProb, HasFrameBound, DrawsInOrder,
+    DecodesInOrder, Transmits, FitsDirectly,
 )  # fmt: skip
 
 

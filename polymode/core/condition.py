@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.errors import ConditionError
+from polymode.core import spec as specs
+from polymode.core.errors import ConditionError, DataError
 
 #: what a condition may hold
-KINDS = ("label", "vector", "tokens", "series")
+KINDS = ("label", "vector", "tokens", "series", "image")
 
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What a model expects beside x: any of a class label, a real vector, a token sequence, a series beside the data.
+    """What a model expects beside x: any of a class label, a real vector, a token sequence, a series beside the data, a
+    source picture.
 
     Args:
         label: number of classes.
@@ -31,6 +33,8 @@ class ConditionSpec:
         label_names: spellings of the classes, where known.
         token_symbols: spellings of the symbols, where known; the empty one ends a sequence and fills the rest.
         series: (frames F, real features) of a signal in step with the data, each frame for the next part of them.
+        image: (channels, height, width, levels) of a source picture, of which the datum is another view.
+        unpaired: the picture in a row and its datum belong to two collections, and say nothing of each other.
     """
 
     label: int | None = None
@@ -39,11 +43,21 @@ class ConditionSpec:
     label_names: tuple[str, ...] = ()
     token_symbols: tuple[str, ...] = ()
     series: tuple[int, int] | None = None
+    image: tuple[int, int, int, int] | None = None
+    unpaired: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of what is expected, of label, vector, tokens, series."""
+        """The names of what is expected, of label, vector, tokens, series, image."""
         return tuple(k for k in KINDS if getattr(self, k) is not None)
+
+    @property
+    def source(self) -> specs.Spec | None:
+        """What one source picture is; None where there is none."""
+        if self.image is None:
+            return None
+        channels, height, width, levels = self.image
+        return specs.image(channels, height, width, levels=levels)
 
     def check(self, condition: Condition | None, n: int) -> Condition:
         """Return ``condition`` if it fits this spec and has n rows, else raise ConditionError."""
@@ -69,6 +83,11 @@ class ConditionSpec:
         if self.series is not None and series is not None and series.shape[1:] != self.series:
             frames, width = self.series
             raise ConditionError(f"condition series have shape {tuple(series.shape)}, expected (B, {frames}, {width})")
+        if self.source is not None and condition.image is not None:
+            try:
+                self.source.check(condition.image, name="the source picture")
+            except DataError as error:
+                raise ConditionError(str(error)) from None
         return condition
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,17 +104,18 @@ class ConditionSpec:
 @dataclass(frozen=True)
 class Condition:
     """A batch of conditions: label (B,) int64, vector (B, F) float32, tokens (B, T) int64, series (B, frames, F)
-    float32; dropped (B,) bool."""
+    float32, image (B, C, H, W) uint8; dropped (B,) bool."""
 
     label: Tensor | None = None
     vector: Tensor | None = None
     tokens: Tensor | None = None
     dropped: Tensor | None = None
     series: Tensor | None = None
+    image: Tensor | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of the fields that are present, of label, vector, tokens, series."""
+        """The names of the fields that are present, of label, vector, tokens, series, image."""
         return tuple(k for k in KINDS if getattr(self, k) is not None)
 
     def __len__(self) -> int:

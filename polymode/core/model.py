@@ -68,6 +68,8 @@ class GenerativeModel(nn.Module, Capability):
     """
 
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
+    #: a condition has one sample, so that a seed changes nothing
+    deterministic: ClassVar[bool] = False
     #: capabilities of the class that this instance does not have on its data
     withheld: tuple[type, ...] = ()
     #: buffers whose shape depends on what was learned; resized when a checkpoint is loaded

@@ -136,6 +136,13 @@ class Spec:
         return self.levels is not None
 
     @property
+    def is_finite(self) -> bool:
+        """Every dimension takes one of finitely many values, so that a table can say how likely each is."""
+        if isinstance(self.support, Columns):
+            return all(isinstance(c, Categorical) for c in self.support.columns)
+        return self.levels is not None
+
+    @property
     def is_continuous(self) -> bool:
         """Every dimension is real, so likelihoods are densities in the user's units."""
         if isinstance(self.support, Columns):

@@ -62,6 +62,24 @@ class _Cells:
     notes: list[str] = field(default_factory=list)
 
 
+def from_memory(
+    frame: pd.DataFrame,
+    *,
+    seed: int = 0,
+    columns: Mapping[str, ColumnType] | None = None,
+    missing: Literal["model", "drop", "mean"] = "model",
+    labels: str | None = None,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    name: str = "frame",
+) -> DataSet:
+    """A table data set of a frame that is at hand; arguments are those of `dataset`."""
+    return dataset(
+        frame, name=name, source="a data frame", seed=seed, columns=columns, missing=missing, labels=labels,
+        valid_fraction=valid_fraction, test_fraction=test_fraction,
+    )  # fmt: skip
+
+
 def dataset(
     frame: pd.DataFrame,
     *,

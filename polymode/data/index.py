@@ -9,6 +9,7 @@ one digest, that of the sorted lines ``sha256  path`` of its files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,29 @@ class Entry:
 _RAW = "https://raw.githubusercontent.com"
 _RULE = {"licence": "Apache-2.0 (made by polymode)", "source": "made by a rule"}
 _TOY = {"licence": "Apache-2.0 (drawn by polymode)", "source": "drawn from a known density"}
+
+#: the emoji of five styles, which three sets are made of
+_EMOJI: dict[str, Any] = {
+    "folder": "emoji",
+    "files": {
+        "emoji.jsonl": ("2ccbe3d11bcebd70b5efc83161c5f4fe6309879590cea06725623be43daa3f17",),
+        "noto_32.npz": ("62b5c9c347ec27fc4ffd592c4cb7904e1dc8039b622d4a2071efc86004c1edab",),
+        "noto_64.npz": ("79a5757721008bd1a87da4c72308a20102e195271e68d883908225994ccac76f",),
+        "noto_blob_32.npz": ("af19bb82db3349c7d67b486b2cf7a2df823bf54e974be4b636e571e4aafb3237",),
+        "noto_blob_64.npz": ("3a2622527996076b0df6b238aae3cd1077fcc03d9a5fa59fe4556cf65dc696a2",),
+        "openmoji_32.npz": ("c33dcc85d8c21b98702bff089ae33b142ef4f88b119dd8391aa40faa315a20b4",),
+        "openmoji_64.npz": ("bda1f01ddfd8e71e9d781132cd0c30e7aefbfddb56f1e4d029f61a96e07c3829",),
+        "openmoji_line_32.npz": ("1743c09552079761584d7f0f5002d5cede415f7846c649f55bca43feabd60ed1",),
+        "openmoji_line_64.npz": ("a3b4c32e642bbc7efd2b83b18f7ecec286a97563cd62e43029c6a7774bd67639",),
+        "twemoji_32.npz": ("102428ef0aacb95ed202fc5d121b1e0a8b24b15694303bfec072bfb1c5837c9b",),
+        "twemoji_64.npz": ("7166066a8927f5d2c64c4a03b2236432504a2621a5076d663b0fab35f47ef3ef",),
+    },
+    "licence": ("noto, noto_blob: Apache 2.0; twemoji: CC BY 4.0; openmoji, openmoji_line: CC BY-SA 4.0; names: MIT"),
+    "source": (
+        "https://github.com/googlefonts/noto-emoji , https://github.com/jdecked/twemoji , "
+        "https://github.com/hfg-gmuend/openmoji"
+    ),
+}
 
 SETS: tuple[Entry, ...] = (
     Entry("8gaussians", "2-D toy: eight Gaussians on a ring", "vector/real", **_TOY),
@@ -74,6 +98,11 @@ SETS: tuple[Entry, ...] = (
                          "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1")},
           urls={"mnist.npz": "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"},
           licence="not stated (often given as CC BY-SA 3.0)", source="http://yann.lecun.com/exdb/mnist/"),
+    Entry("mnist_tinted", "MNIST in colours, light on dark and dark on light", "image/levels", "mnist",
+          {"mnist.npz": ("071e6c4446bbd342ce09ef95bb0b7942e4efbd3c0b97400440774bb328c984cf",
+                         "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1")},
+          urls={"mnist.npz": "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"},
+          licence="not stated (often given as CC BY-SA 3.0)", source="http://yann.lecun.com/exdb/mnist/"),
     Entry("fashion_mnist", "28x28 clothing images, 20,000 train (subset) and 10,000 test", "image/levels",
           "fashion_mnist",
           {"fashion_mnist_subset.npz": ("85cc4e3a7edcf7da06bfc8437d4fc0831f9cf035c115eb538f5318dc995a22af",)},
@@ -86,21 +115,13 @@ SETS: tuple[Entry, ...] = (
           licence='not stated; its authors ask to "give credit to Olivetti Research Laboratory" '
                   "(Samaria and Harter 1994)",
           source="https://cam-orl.co.uk/facedatabase.html"),
-    Entry("emoji", "emoji in five drawing styles, 32 or 64 pixels, labelled by group", "image/levels", "emoji",
-          {"emoji.jsonl": ("2ccbe3d11bcebd70b5efc83161c5f4fe6309879590cea06725623be43daa3f17",),
-           "noto_32.npz": ("62b5c9c347ec27fc4ffd592c4cb7904e1dc8039b622d4a2071efc86004c1edab",),
-           "noto_64.npz": ("79a5757721008bd1a87da4c72308a20102e195271e68d883908225994ccac76f",),
-           "noto_blob_32.npz": ("af19bb82db3349c7d67b486b2cf7a2df823bf54e974be4b636e571e4aafb3237",),
-           "noto_blob_64.npz": ("3a2622527996076b0df6b238aae3cd1077fcc03d9a5fa59fe4556cf65dc696a2",),
-           "openmoji_32.npz": ("c33dcc85d8c21b98702bff089ae33b142ef4f88b119dd8391aa40faa315a20b4",),
-           "openmoji_64.npz": ("bda1f01ddfd8e71e9d781132cd0c30e7aefbfddb56f1e4d029f61a96e07c3829",),
-           "openmoji_line_32.npz": ("1743c09552079761584d7f0f5002d5cede415f7846c649f55bca43feabd60ed1",),
-           "openmoji_line_64.npz": ("a3b4c32e642bbc7efd2b83b18f7ecec286a97563cd62e43029c6a7774bd67639",),
-           "twemoji_32.npz": ("102428ef0aacb95ed202fc5d121b1e0a8b24b15694303bfec072bfb1c5837c9b",),
-           "twemoji_64.npz": ("7166066a8927f5d2c64c4a03b2236432504a2621a5076d663b0fab35f47ef3ef",)},
-          licence="noto, noto_blob: Apache 2.0; twemoji: CC BY 4.0; openmoji, openmoji_line: CC BY-SA 4.0; names: MIT",
-          source="https://github.com/googlefonts/noto-emoji , https://github.com/jdecked/twemoji , "
-                 "https://github.com/hfg-gmuend/openmoji"),
+    Entry("emoji", "emoji in five drawing styles, 32 or 64 pixels, labelled by group", "image/levels", **_EMOJI),
+    Entry("emoji_vendors", "emoji of one vendor to be drawn like another's, unpaired, 32 or 64 pixels", "image/levels",
+          **_EMOJI),
+    Entry("emoji_lines", "line drawings of emoji and the same in colour, paired, 32 or 64 pixels", "image/levels",
+          **_EMOJI),
+    Entry("emoji_styles", "emoji labelled by who drew them: three vendors or more, 32 or 64 pixels", "image/levels",
+          **_EMOJI),
     Entry("adult", "census income: 6 numeric and 9 categorical columns, 32,561 / 16,281 rows", "table", "adult",
           {"adult_train.csv": ("f2c62076f19504d99a38b22badf445a7f42530ade6b827acf78dd143fbce38bb",),
            "adult_test.csv": ("f6b1801c5d231515ea5ff04d4444997bacd57e04876e94710cb9b9bd5549c033",)},

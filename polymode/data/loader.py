@@ -3,7 +3,9 @@
     a name of the index        a named set (`names()` lists them)
     hf:owner/name              a data set of the Hugging Face hub
     a folder                   pictures, .wav, .mid, .txt or .py files, by what most of its files are
+    two folders                pictures that are to become those of the second, which is given as `into`
     .csv .parquet .txt .npy .npz .smi .py    the reader of that format
+    an array, a tensor, a data frame, or arrays by name, as an .npz has them: what is in memory
 
 Every source has its own options, which are those of its reader; an option that it lacks is refused by name.
 """
@@ -23,6 +25,7 @@ from polymode.core.spec import Columns
 from polymode.data.dataset import DataSet
 from polymode.data.index import BY_NAME
 from polymode.data.provenance import stated_by_user
+from polymode.data.sources import shrunken
 
 ReaderName = Literal["images", "table", "series", "text", "arrays", "audio", "smiles", "pairs", "midi", "python"]
 READERS = ("images", "table", "series", "text", "arrays", "audio", "smiles", "pairs", "midi", "python")
@@ -36,7 +39,7 @@ _FOLDERS = {"images": "images", "audio": "recordings", "midi": "MIDI files"}
 
 
 def load(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     kind: ReaderName | None = None,
     seed: int = 0,
@@ -53,12 +56,16 @@ def load(
     licence: str | None = None,
     target: str | None = None,
     labelled: int | None = None,
+    into: str | Path | None = None,
+    paired: bool = False,
+    shrink: int | None = None,
     **options: Any,
 ) -> DataSet:
     """The data set of a source, with train, validation and test splits.
 
     Args:
-        source: a name (``polymode data`` lists them), ``hf:owner/name``, a folder or a file.
+        source: a name (``polymode data`` lists them), ``hf:owner/name``, a folder or a file; or an array (NumPy or
+            torch), a data frame (pandas), or a dictionary of arrays.
         kind: the reader, where the path does not say it (a .csv as a series, a .txt of molecules, a .tsv of pairs).
         seed: of splits and draws that are not given by the source.
         strict: refuse files that cannot be read, instead of leaving them out with a note (folders).
@@ -73,6 +80,9 @@ def load(
         target: the column that a learner predicts where samples are judged by what can be learned from them (tables).
         labelled: training rows that keep their label, as equally many a class as can be, drawn with the seed; those of
             all others are withheld (semi-supervised learning).
+        into: a second folder of pictures: the first one's are the condition, those of this one the data.
+        paired: the pictures of two folders belong together by their names; else they are two collections.
+        shrink: pictures are given their own means of so many pixels a side, for super-resolution.
         options: those of the set alone (style, resolution, n, ...).
 
     Raises:
@@ -83,9 +93,10 @@ def load(
         "seed": (seed, 0), "strict": (strict, False), "columns": (columns, None), "missing": (missing, "model"),
         "size": (size, None), "levels": (levels, None), "length": (length, None), "stride": (stride, None),
         "labels": (labels, None), "valid_fraction": (valid_fraction, 0.1), "test_fraction": (test_fraction, 0.1),
+        "paired": (paired, False),
     }  # fmt: skip
     given = {k: v for k, (v, default) in shared.items() if v != default} | options
-    reader, first, what = _reader(source, kind)
+    reader, first, what = _reader(source, kind) if into is None else _two_folders(source, into, kind)
     known = options_of(reader)
     # a seed is a habit of outer doors, and sets with splits of their own have nothing to draw
     if "seed" not in known:
@@ -95,6 +106,7 @@ def load(
             listed = f"its options are {', '.join(known)}" if known else "it has no options"
             raise DataError(f"{what} has no option {name!r}: {listed}{nearest(name, known)}")
     data = _with_facts(reader(first, **given), licence, target)
+    data = data if shrink is None else shrunken(data, shrink)
     return data if labelled is None else data.with_labels(labelled, seed)
 
 
@@ -121,6 +133,8 @@ def _reader(source: str | Path, kind: str | None) -> tuple[Callable[..., DataSet
     """(reader, its first argument, what it reads in words)."""
     if kind is not None:
         require_choice("kind", kind, READERS)
+    if not isinstance(source, str | Path):
+        return _in_memory(source)
     text = str(source)
     if text.startswith("hf:"):
         return importlib.import_module("polymode.data.readers.hub").read, text[3:], f"a data set of the hub ({text})"
@@ -140,6 +154,37 @@ def _reader(source: str | Path, kind: str | None) -> tuple[Callable[..., DataSet
     if path.is_dir() and name not in (*_FOLDERS, "text", "python"):
         raise DataError(f"{path} is a folder, which kind={name!r} can't read; give a file")
     return importlib.import_module(f"polymode.data.readers.{name}").read, path, f"{path.name} (read as {name})"
+
+
+def _in_memory(source: Any) -> tuple[Callable[..., DataSet], Any, str]:
+    """As `_reader`, of data that need not be read."""
+    if type(source).__module__.partition(".")[0] == "pandas":
+        return importlib.import_module("polymode.data.frames").from_memory, source, "a data frame"
+    import numpy as np
+    import torch
+
+    found = source if isinstance(source, Mapping) else {"x": source}
+    if not all(isinstance(a, np.ndarray | torch.Tensor) for a in found.values()):
+        raise DataError(
+            f"data of type {type(source).__name__} came, expected a path or name, an array, a tensor, a data frame or "
+            "a dictionary of arrays; make it one with numpy.asarray"
+        )
+    arrays = {name: a.detach().cpu().numpy() if isinstance(a, torch.Tensor) else a for name, a in found.items()}
+    return importlib.import_module("polymode.data.readers.arrays").from_memory, arrays, "an array"
+
+
+def _two_folders(source: str | Path, into: str | Path, kind: str | None) -> tuple[Callable[..., DataSet], Any, str]:
+    """As `_reader`, of two folders of pictures."""
+    if kind not in (None, "images"):
+        raise DataError(f"kind={kind!r} came with two sources; only pictures (kind='images') are read from two folders")
+    path, other = Path(source).expanduser(), Path(into).expanduser()
+    read = importlib.import_module("polymode.data.readers.folders").read
+
+    def both(first: Path, **options: Any) -> DataSet:
+        return read(first, other, **options)
+
+    both.__signature__ = inspect.signature(read)  # type: ignore[attr-defined]
+    return both, path, f"{path.name} into {other.name}"
 
 
 def _unknown(text: str, path: Path) -> str:

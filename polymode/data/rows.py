@@ -152,6 +152,45 @@ def _table_rows(path: Path, spec: Spec, condition_spec: ConditionSpec | None, re
     return _only(torch.stack(cells, 1).double(), condition, fits, (), f"all rows of {path.stem}")
 
 
+def cells_of(path: Path, spec: Spec) -> tuple[Tensor, Tensor]:
+    """(rows (N, columns), which of their cells are there) of a table whose empty cells are to be filled.
+
+    Columns of the spec that the file lacks are missing in every row; what stands in an empty cell of x means nothing.
+
+    Raises:
+        DataError: no such file, no column of the spec, or a cell that is neither empty nor of its column.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check the path")
+    frame = read_frame(path)
+    assert isinstance(spec.support, Columns)
+    there = {str(name): name for name in frame.columns}
+    if not any(c.name in there for c in spec.support.columns) or len(frame) == 0:
+        raise DataError(f"{path} holds no row of any column that the model learned from; give a file that has some")
+    cells = torch.full((len(frame), len(spec.support.columns)), torch.nan, dtype=torch.float64)
+    for j, column in enumerate(spec.support.columns):
+        if column.name not in there:
+            continue
+        values = frame[there[column.name]]
+        text = values.astype("str").str.strip()
+        empty = (
+            values.isna() | text.isin(MISSING_TEXT if isinstance(column, Categorical) else MISSING_NUMBER)
+        ).to_numpy()
+        read = _codes(values, column.categories) if isinstance(column, Categorical) else _numbers(values)
+        bad = ~empty & ~np.isfinite(read)
+        if bad.any():
+            wanted = "a category that came in training" if isinstance(column, Categorical) else "a number"
+            line = int(bad.argmax())
+            raise DataError(
+                f"{path.name}: {text.iloc[line]!r} in row {line + 1} of column {column.name!r} is not {wanted}; mend "
+                "it, or leave the cell empty to have it filled"
+            )
+        cells[:, j] = torch.from_numpy(np.where(empty, np.nan, read))
+    known = ~cells.isnan()
+    blank = torch.tensor([0.0 if isinstance(c, Categorical) else c.low for c in spec.support.columns])
+    return torch.where(known, cells, blank.double()), known
+
+
 def _numbers(values: Any) -> np.ndarray:
     """A column as float64; what is no number is nan, and text that is neither a number nor a gap is infinite."""
     pd = need("pandas", "pandas", "tables", "reading tables")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -46,11 +46,14 @@ _TAKES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Provenance | None = None) -> Path:
+def write_samples(
+    spec: Spec, x: Tensor, path: str | Path, *, provenance: Provenance | None = None, names: Sequence[str] | None = None
+) -> Path:
     """Write data (N, *shape) of a spec; the path's suffix says the form, none means a folder.
 
     Args:
         provenance: where they come from, for the files; None for data that need none.
+        names: of the pictures or recordings in a folder, without their suffix; 00000, 00001, ... where not given.
 
     Raises:
         DataError: x is no data of the spec, or the form does not suit it.
@@ -74,9 +77,9 @@ def write_samples(spec: Spec, x: Tensor, path: str | Path, *, provenance: Proven
         arrays = {KEY: np.array(note)} if note else {}
         _atomic(path, lambda f: np.savez_compressed(f, x=x.numpy(), **arrays))
     elif spec.kind == "image":
-        _pictures(spec, x, path, note)
+        _pictures(spec, x, path, note, names)
     elif spec.kind == "waveform":
-        _recordings(spec, x, path, note)
+        _recordings(spec, x, path, note, names)
     elif suffix in (".mid", "") and is_music(spec):
         _music(spec, x, path, note)
     elif suffix == ".txt":
@@ -152,13 +155,20 @@ def _texts(spec: Spec, x: Tensor) -> str:
     return (RULE if has_lines else "\n").join(texts) + "\n"
 
 
-def _pictures(spec: Spec, x: Tensor, path: Path, note: str) -> None:
+def _pictures(spec: Spec, x: Tensor, path: Path, note: str, names: Sequence[str] | None) -> None:
     if path.suffix:
         _png(contact_sheet(spec, x), path, note)
         return
-    path.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(to_pixels(spec, x).numpy()):
-        _png(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), path / f"{i:05d}.png", note)
+    for file, picture in zip(_files(path, len(x), names, ".png"), to_pixels(spec, x).numpy(), strict=True):
+        _png(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), file, note)
+
+
+def _files(folder: Path, n: int, names: Sequence[str] | None, suffix: str) -> list[Path]:
+    """n files of a folder, which is made."""
+    files = [folder / f"{name}{suffix}" for name in (names or [f"{i:05d}" for i in range(n)])]
+    for parent in {folder, *(file.parent for file in files)}:
+        parent.mkdir(parents=True, exist_ok=True)
+    return files
 
 
 def _png(pixels: np.ndarray, path: Path, note: str) -> None:
@@ -172,10 +182,9 @@ def _png(pixels: np.ndarray, path: Path, note: str) -> None:
     _atomic(path, lambda f: pil.fromarray(pixels).save(f, format="PNG", pnginfo=about))
 
 
-def _recordings(spec: Spec, x: Tensor, path: Path, note: str) -> None:
+def _recordings(spec: Spec, x: Tensor, path: Path, note: str, names: Sequence[str] | None) -> None:
     soundfile = need("soundfile", "soundfile", "audio", "writing .wav files")
     rate = int(spec.extra.get("sample_rate", 16_000))
-    path.mkdir(parents=True, exist_ok=True)
 
     def write(stream: IO[bytes], samples: np.ndarray) -> None:
         channels = 1 if samples.ndim == 1 else samples.shape[1]
@@ -184,8 +193,8 @@ def _recordings(spec: Spec, x: Tensor, path: Path, note: str) -> None:
                 sound.comment = note
             sound.write(samples)
 
-    for i, samples in enumerate(to_audio(spec, x).numpy()):
-        _atomic(path / f"{i:05d}.wav", lambda f, s=samples: write(f, s))
+    for file, samples in zip(_files(path, len(x), names, ".wav"), to_audio(spec, x).numpy(), strict=True):
+        _atomic(file, lambda f, s=samples: write(f, s))
 
 
 def _music(spec: Spec, x: Tensor, path: Path, note: str) -> None:

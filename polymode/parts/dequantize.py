@@ -55,18 +55,21 @@ class Dequantizer(nn.Module):
         self.lattice = bool((rows[2] > 0).any())
 
     def forward(
-        self, x: Tensor, generator: torch.Generator | None = None
+        self, x: Tensor, generator: torch.Generator | None = None, u: Float[Tensor, "B D"] | None = None
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
-        """Data to (y, log_volume); without a generator, lattice values are put in the middle of their cell."""
+        """Data to (y, log_volume), lattice values at u of their cell: the given one in [0, 1), or a uniform draw of the
+        generator, or the middle."""
         dtype = self.log_constant.dtype
         z = x.flatten(1).to(self.loc.dtype)
         if self.lattice:
-            u = torch.full_like(z, 0.5) if generator is None else rng.rand(z.shape, generator, z)
+            if u is None:
+                u = torch.full_like(z, 0.5) if generator is None else rng.rand(z.shape, generator, z)
             z = z + (u - self.shift) * self.width
         v = ((z - self.loc) / self.scale).to(dtype)
         log_volume = self.log_constant.expand(len(v))
         if self.squash:
-            y = MARGIN + (1 - 2 * MARGIN) * v
+            # an unbounded value has no logit, and its place must not hold a NaN, which would reach gradients
+            y = torch.where(self.bounded, MARGIN + (1 - 2 * MARGIN) * v, 0.5)
             squashed = y.log() - torch.log1p(-y)
             # d logit(y)/dv = (1 - 2 margin) / (y (1 - y))
             slope = F.softplus(squashed) + F.softplus(-squashed) + torch.tensor(1 - 2 * MARGIN).log()

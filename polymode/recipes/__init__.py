@@ -105,6 +105,16 @@ def _disentangled() -> tuple[Measure, ...]:
     return tuple(Measure("disentanglement", row, better="higher") for row in ("MIG", "FactorVAE score", "SAP"))
 
 
+def _enlarged(aim: float | None = None) -> tuple[Measure, ...]:
+    """Pictures of 32 pixels from 16, beside bicubic enlargement, and as such that shrink back."""
+    return (
+        Measure("resolution", "PSNR over bicubic", aim=aim, better="higher"),
+        Measure("resolution", "PSNR", better="higher"),
+        Measure("resolution", "SSIM over bicubic", better="higher"),
+        Measure("resolution", "consistency", options={"project": True}, aim=40.0, better="higher"),
+    )
+
+
 _NADE_PAPER = "arXiv:1605.02226, table 2"
 _PIXELS = "arXiv:1606.05328, table 4"
 _NANOGPT = "nanoGPT README, the same size, context and steps"
@@ -118,6 +128,31 @@ _ASIA = (
     ("either", "dysp"), ("bronc", "dysp"),
 )  # fmt: skip
 
+
+def _toys(model: str, aims: dict[str, float], settings: dict[str, dict[str, Any]], **told: Any) -> tuple[Recipe, ...]:
+    """Nats from two-dimensional densities that are known."""
+    return tuple(
+        Recipe(f"{model}_{toy}", model, toy, (Measure("density_kl", aim=aim), Measure()),
+               settings=settings.get(toy, {}), **told)
+        for toy, aim in aims.items()
+    )  # fmt: skip
+
+
+def _tables(models: dict[str, dict[str, Any]]) -> tuple[Recipe, ...]:
+    """Several densities of tables of numbers, under one protocol."""
+    return tuple(
+        Recipe(f"{model}_{table}", model, data, (Measure(num_samples=16),), reading=reading, training=training,
+               condition="none", cost="1 min, one core")
+        for table, data, reading in _NUMBERS for model, training in models.items()
+    )  # fmt: skip
+
+
+#: name, set and how it is read: the columns that are numbers
+_NUMBERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("wine", "wine_quality", {}), ("housing", "california_housing", {"missing": "drop"}),
+)  # fmt: skip
+_FLOW: dict[str, Any] = {"steps": 1500, "learning_rate": 2e-3}
+
 RECIPES: tuple[Recipe, ...] = (
     # images of bits
     Recipe("fvsbn_mnist", "fvsbn", "mnist_binarized", _bits(98.0, 97.45, _NADE_PAPER), cost="1 min, one core",
@@ -128,11 +163,11 @@ RECIPES: tuple[Recipe, ...] = (
            settings={"hidden": (8000,)}, cost="20 min, one core",
            training={"epochs": 12, "batch_size": 200, "learning_rate": 1e-3, "ema": 0.995}),
     Recipe("pixelcnn_mnist", "pixelcnn", "mnist_binarized", _bits(82.5, 81.30, _PIXELS),
-           settings={"width": 24, "layers": 5}, training={"minutes": 20, "batch_size": 8, "warmup": 50},
-           cost="20 min, one core"),
+           settings={"width": 24, "layers": 5}, training={"steps": 20_000, "batch_size": 8, "warmup": 50},
+           cost="30 min, one core"),
     Recipe("pixelrnn_mnist", "pixelrnn", "mnist_binarized", _bits(83.0, 79.20, "arXiv:1601.06759, table 4"),
-           settings={"width": 32, "layers": 2}, training={"minutes": 20, "learning_rate": 5e-3, "warmup": 50},
-           cost="20 min, one core"),
+           settings={"width": 32, "layers": 2}, training={"steps": 9000, "learning_rate": 5e-3, "warmup": 50},
+           cost="30 min, one core"),
     # texts
     Recipe("ngram_shakespeare", "ngram", "tinyshakespeare", _characters(None), cost="10 s, one core"),
     Recipe("gru_shakespeare", "gru", "tinyshakespeare", _characters(1.75), cost="5 min, one core",
@@ -147,8 +182,8 @@ RECIPES: tuple[Recipe, ...] = (
     # sound: FLAC writes the same 8-bit codes of the test clips in 4.99 bits a sample
     Recipe("wavenet_fsdd", "wavenet", "fsdd", (
         Measure(unit="bits/symbol", aim=4.99), Measure("recognised", n=300, aim=0.5, better="higher"),
-    ), settings={"layers": 11}, training={"minutes": 25, "batch_size": 2, "learning_rate": 3e-3, "validate_every": 0},
-        cost="25 min, one core"),
+    ), settings={"layers": 11}, training={"steps": 8000, "batch_size": 2, "learning_rate": 3e-3, "validate_every": 0},
+        cost="30 min, one core"),
     # music
     Recipe("rnn_nade_chorales", "rnn_nade", "jsb_chorales", (
         *_frames(6.5, 5.56, _RNN_NADE), Measure("music"),
@@ -173,6 +208,10 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("vae_mnist", "vae", "mnist_binarized", (_bound(aim=89.0), _bound(samples=1)),
            settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh"},
            training={"epochs": 60}, cost="8 min, one core"),
+    Recipe("vamp_mnist", "vae", "mnist_binarized", (
+        _bound(aim=89.0, published=85.57, source="arXiv:1705.07120, table 1"), _bound(samples=1),
+    ), settings={"latent_dims": 40, "hidden": (300, 300), "prior": "vamp", "prior_size": 200},
+        training={"epochs": 60, "batch_size": 200, "learning_rate": 2e-3}, cost="15 min, one core"),
     Recipe("iwae_mnist", "vae", "mnist_binarized", (_bound(aim=87.5), _bound(samples=1)),
            settings={"latent_dims": 50, "hidden": (200, 200), "activation": "tanh", "num_samples": 50},
            training={"epochs": 20}, cost="60 min, one core"),
@@ -213,7 +252,7 @@ RECIPES: tuple[Recipe, ...] = (
         Measure("codebook", "codebook use", aim=0.8, better="higher"),
         Measure("codebook", "reconstruction PSNR", better="higher"),
         Measure(unit="bits/symbol"),
-    ), settings={"prior_options": {"width": 96, "layers": 3, "dropout": 0.1}}, training={"minutes": 20},
+    ), settings={"prior_options": {"width": 96, "layers": 3, "dropout": 0.1}}, training={"steps": 8000},
         condition="none", cost="20 min, one core"),
     Recipe("vqvae2_emoji", "vqvae2", "emoji", (
         Measure("codebook", "codebook use (top)", aim=0.8, better="higher"),
@@ -226,6 +265,34 @@ RECIPES: tuple[Recipe, ...] = (
            settings={"width": 64, "layers": 2, "decoder_width": 32, "decoder_layers": 1, "mask_ratio": 0.75,
                      "levels_as": "logistic", "components": 2},
            training={"steps": 1500, "learning_rate": 3e-3}, cost="1 min, one core"),
+    # pictures given pictures
+    Recipe("pix2pix_emoji", "pix2pix", "emoji_lines", (
+        Measure("translation", "L1 over copying", n=190, aim=0.7), Measure("translation", "L1", n=190),
+        Measure("translation", "gap over copying", n=190),
+    ), settings={"widths": (16, 32, 64), "channels": 24},
+        training={"steps": 4000, "batch_size": 16, "learning_rate": 1e-3, "validate_every": 0},
+        cost="10 min, one core"),
+    # the same emoji is nearest by chance in one of 190
+    Recipe("cyclegan_emoji", "cyclegan", "emoji_vendors", (
+        Measure("translation", "own nearest", n=190, aim=3 / 190, better="higher"),
+        Measure("translation", "cycle L1", n=190, aim=0.1), Measure("translation", "gap over copying", n=190),
+        Measure("translation", "L1 over copying", n=190),
+    ), settings={"width": 16, "blocks": 3, "channels": 24, "halvings": 1, "cycle_weight": 3.0},
+        training={"steps": 2400, "batch_size": 8, "learning_rate": 1e-3, "validate_every": 0},
+        cost="15 min, one core"),
+    Recipe("srresnet_cifar", "srgan", "cifar10", _enlarged(aim=0.5), reading={"shrink": 2},
+           settings={"width": 24, "blocks": 3, "adversarial_weight": 0.0},
+           training={"steps": 5000, "batch_size": 16, "learning_rate": 2e-3, "validate_every": 0},
+           cost="10 min, one core"),
+    Recipe("srgan_cifar", "srgan", "cifar10", _enlarged(), reading={"shrink": 2},
+           settings={"width": 24, "blocks": 3, "channels": 16},
+           training={"steps": 5000, "batch_size": 16, "learning_rate": 1e-3, "validate_every": 0},
+           cost="10 min, one core"),
+    Recipe("stargan_emoji", "stargan", "emoji_styles", (
+        Measure("recognised", n=500, aim=0.8, better="higher"), Measure("kid", n=500),
+    ), settings={"width": 16, "blocks": 3, "channels": 24, "critic_steps": 2},
+        training={"steps": 3000, "batch_size": 8, "learning_rate": 1e-3, "validate_every": 0},
+        cost="15 min, one core"),
     # few labels
     Recipe("m2_digits", "m2", "digits", (
         Measure("labels", "accuracy gain", aim=0.05, better="higher"),
@@ -235,6 +302,19 @@ RECIPES: tuple[Recipe, ...] = (
         reading={"labelled": 50},
         training={"steps": 3000, "batch_size": 32, "learning_rate": 3e-3, "validate_every": 0},
         cost="1 min, one core"),
+    # flows and classical densities
+    *_toys("nsf", {"moons": 0.05, "pinwheel": 0.05, "8gaussians": 0.05, "checkerboard": 0.1},
+           {"checkerboard": {"bound": 3.0, "bins": 16}}, training={"steps": 1500}, cost="1 min, one core"),
+    *_toys("ffjord", {"moons": 0.05, "pinwheel": 0.05, "8gaussians": 0.05, "checkerboard": 0.1}, {},
+           training={"steps": 1500, "learning_rate": 1e-2}, cost="5 min, one core"),
+    *_tables({"gaussian": {}, "gmm": {}, "kde": {}, "realnvp": _FLOW, "maf": _FLOW, "nsf": _FLOW}),
+    *(Recipe(f"{model}_digits", model, "digits", (Measure(unit="bits/symbol", num_samples=1, aim=aim),),
+             training={"steps": 2000}, condition="none", cost="3 min, one core")
+      for model, aim in (("nice", None), ("realnvp", 5.0), ("glow", None))),
+    Recipe("hmm_shakespeare", "hmm", "tinyshakespeare", _characters(None), reading={"length": 128, "stride": 128},
+           settings={"max_iterations": 15, "restarts": 2}, cost="1 min, one core"),
+    Recipe("chow_liu_asia", "chow_liu", "asia", (Measure("density_kl"), Measure()), cost="1 s, one core"),
+    Recipe("ppca_digits", "ppca", "digits", (Measure(unit="bits/symbol"),), condition="none", cost="1 s, one core"),
     # directed nets
     Recipe("sbn_mnist", "sbn", "mnist_binarized", (_bound(aim=100.0), _bound(samples=1)),
            settings={"hidden": (200, 200, 10)}, training={"epochs": 60, "learning_rate": 5e-3},

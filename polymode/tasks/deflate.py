@@ -1,8 +1,9 @@
 """How complex a row is: its length in bits under a general-purpose compressor, which knows nothing of the data.
 
 Serra et al. 2020, "Input complexity and out-of-distribution detection with likelihood-based generative models",
-arXiv:1909.11480, section 3. `compressed_bits` holds it. Raw deflate (RFC 1951) has no header, which matters on rows of
-a hundred bytes; PNG's differences to the left and the upper pixel let it see smooth images.
+arXiv:1909.11480, section 3. `compressed_bits` holds it, `as_bytes` what the compressor is given. Raw deflate (RFC 1951)
+has no header, which matters on rows of a hundred bytes; PNG's differences to the left and the upper pixel let it see
+smooth images.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ def compressed_bits(x: Tensor, spec: Spec) -> Tensor:
     Raises:
         CapabilityError: data that are not on a lattice of one number of levels.
     """
+    candidates = as_bytes(x, spec)
+    return torch.tensor([min(_deflated(c[i]) for c in candidates) for i in range(len(x))], dtype=torch.float64)
+
+
+def as_bytes(x: Tensor, spec: Spec) -> list[np.ndarray]:
+    """Rows as whole numbers of as few bytes as hold them, and what else of them may compress better.
+
+    Raises:
+        CapabilityError: data that are not on a lattice of one number of levels.
+    """
     if spec.levels is None or isinstance(spec.support, Columns):
         raise CapabilityError(f"{spec} has no length in bits; complexity is for pixels, bits, levels and tokens")
     width = np.uint8 if spec.levels <= 256 else np.dtype("<u2") if spec.levels <= 65536 else np.dtype("<u4")
@@ -36,7 +47,7 @@ def compressed_bits(x: Tensor, spec: Spec) -> Tensor:
         candidates += [left, upper]
     if spec.levels == 2:
         candidates.append(np.packbits(rows.reshape(len(rows), -1), axis=1))
-    return torch.tensor([min(_deflated(c[i]) for c in candidates) for i in range(len(rows))], dtype=torch.float64)
+    return candidates
 
 
 def _deflated(row: np.ndarray) -> int:

@@ -4,22 +4,20 @@
 
 A denoising autoencoder learned to do this (Vincent et al. 2008); any other model that `HasLatents` does it as far as
 its codes have no room for noise, such as a variational autoencoder of clean data (Im et al. 2017, arXiv:1511.06406).
-`denoise` is that, `psnr` says by how much it helped:
-
-    PSNR = 10 log10(range^2 / mean squared error)   decibels
+`denoise` is that, `psnr` (of `evaluate.fidelity`) says by how much it helped.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from polymode.core.capabilities import HasLatents, require
 from polymode.core.condition import Condition
-from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
-from polymode.core.spec import Binary, Levels, Spec
+from polymode.evaluate.fidelity import psnr
+
+__all__ = ["denoise", "psnr"]
 
 #: rows that are denoised at once
 BATCH = 1024
@@ -39,17 +37,3 @@ def denoise(model: GenerativeModel, noisy: Tensor, condition: Condition | None =
         own = None if condition is None else condition[i : i + BATCH]
         found.append(model.decode(model.encode(noisy[i : i + BATCH], own), own).cpu())
     return torch.cat(found)
-
-
-def psnr(clean: Tensor, other: Tensor, spec: Spec) -> Float[Tensor, " B"]:
-    """The peak signal-to-noise ratio of each datum in decibels; infinite where the two are equal.
-
-    Raises:
-        PolymodeError: data without a range, which reals, tokens and tables are, or of two shapes.
-    """
-    if not isinstance(spec.support, Binary | Levels):
-        raise PolymodeError(f"{spec} has no peak; the signal-to-noise ratio is for bits and levels")
-    if clean.shape != other.shape:
-        raise PolymodeError(f"clean data have shape {tuple(clean.shape)} and the others {tuple(other.shape)}")
-    error = (clean.double() - other.double()).flatten(1).square().mean(1)
-    return 10 * torch.log10((spec.support.levels - 1) ** 2 / error)

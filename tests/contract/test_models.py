@@ -30,7 +30,7 @@ def test_one_seed_one_result(case: Case):
     model, c = case.ready(), conditions(case.condition, 8)
     first, second = model.sample(8, c, seed=3), model.sample(8, c, seed=3)
     assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
-    assert not torch.equal(first, model.sample(8, c, seed=4))
+    assert torch.equal(first, model.sample(8, c, seed=4)) == model.deterministic
 
 
 @over(CASES + CONDITIONAL)
@@ -100,6 +100,53 @@ def test_scores_do_not_depend_on_the_rest_of_the_batch(case: Case):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
+@over(CASES)
+def test_a_translation_is_data_of_its_destination(case: Case):
+    model = case.ready()
+    if not isinstance(model, m.Translates):
+        return
+    for to, (before, after) in model.routes.items():
+        x = data(before, 6, seed=5)
+        y = model.translate(x, to, seed=1)
+        assert y.dtype == after.dtype
+        assert y.shape == (6, *after.shape)
+        after.check(y)
+        assert torch.equal(y, model.translate(x, to, seed=1))
+    first = next(iter(model.routes))
+    x = data(model.routes[first][0], 6, seed=5)
+    assert torch.equal(model.translate(x, seed=1), model.translate(x, first, seed=1))
+    with pytest.raises(PolymodeError, match="there is no way to 'nowhere'"):
+        model.translate(x, "nowhere")
+
+
+@over(CASES + CONDITIONAL)
+def test_what_is_drawn_in_order_has_the_likelihood_of_the_whole(case: Case):
+    """The tables that a walk over known data is told sum to one, and are its likelihood; given codes, log p(x | z)."""
+    model, x, c = case.ready(), data(case.spec, 6, seed=5), conditions(case.condition, 6)
+    flat, nats, met = x.flatten(1).long(), torch.zeros(6, dtype=torch.float64), []
+
+    def choose(dims: list[int], table: torch.Tensor) -> torch.Tensor:
+        assert table.shape[:2] == (6, len(dims))
+        torch.testing.assert_close(table.double().exp().sum(-1), torch.ones(6, len(dims)).double(), rtol=0, atol=1e-4)
+        nats.add_(table.double().gather(-1, flat[:, dims].unsqueeze(-1)).sum((1, 2)))
+        met.extend(dims)
+        return flat[:, dims]
+
+    if isinstance(model, m.DrawsInOrder):
+        model.draw_in_order(6, choose, c)
+        truth = model.log_prob(x, c)
+    elif isinstance(model, m.DecodesInOrder) and isinstance(model, m.HasPosterior) and model.has_closed_kl:
+        z = model.posterior_gaussian(x, c)[0]
+        model.decode_in_order(z, choose, c)
+        prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+        with torch.no_grad():
+            truth = model._log_joint(x, z, model.check_condition(c, 6)) - prior
+    else:
+        return
+    torch.testing.assert_close(nats, truth.double(), rtol=1e-4, atol=1e-4)
+    assert sorted(met) == list(range(case.spec.num_dims))
+
+
 @over(CONDITIONAL)
 def test_conditions_that_do_not_fit_are_refused(case: Case):
     model, other = case.ready(), "vector" if case.condition == "label" else "label"
@@ -148,7 +195,10 @@ def test_unknown_options_name_the_nearest(name: str):
 @over(CASES)
 def test_wrong_data_is_refused_at_the_door(case: Case):
     model = case.ready()
-    doors = {m.HasLogProb: "log_prob", m.HasBound: "elbo", m.HasEnergy: "energy", m.HasLatents: "encode"}
+    doors = {
+        m.HasLogProb: "log_prob", m.HasBound: "elbo", m.HasEnergy: "energy", m.HasLatents: "encode",
+        m.Translates: "translate",
+    }  # fmt: skip
     for capability, door in doors.items():
         if isinstance(model, capability):
             with pytest.raises(DataError, match="shape"):

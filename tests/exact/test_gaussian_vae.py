@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 import polymode as pm
 from polymode.core import rng
 from polymode.core import spec as specs
-from polymode.parts.bijections.autoregressive import GatedAutoregressive
+from polymode.parts.bijections.autoregressive import Autoregressive
+from polymode.parts.bijections.elementwise import Gated
 from polymode.parts.distributions.gaussian import kl_between, kl_to_standard_normal, log_normal, log_normal_at
 from polymode.parts.distributions.posteriors import Posterior
 
@@ -62,7 +63,7 @@ def test_divergences_are_means_of_log_ratios():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gated_map_is_triangular_and_invertible(reverse: bool):
     torch.manual_seed(0)
-    flow = GatedAutoregressive(4, (16,), context_features=3, reverse=reverse).double()
+    flow = Autoregressive(4, (16,), Gated(), context_features=3, reverse=reverse, act="elu").double()
     for p in flow.parameters():
         p.data.normal_(std=0.7)
     g = rng.generator(1)
@@ -78,7 +79,7 @@ def test_gated_map_is_triangular_and_invertible(reverse: bool):
         assert (beyond == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "iaf", "couplings"])
+@pytest.mark.parametrize("kind", ["gaussian", "iaf", "couplings", "planar", "radial"])
 def test_log_q_is_the_density_of_what_is_drawn(kind):
     torch.manual_seed(0)
     q = Posterior(3, kind, layers=3, width=8).double()
@@ -109,7 +110,10 @@ def test_priors_integrate_to_one_and_are_what_is_drawn(prior: str):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"posterior": "iaf"}, {"posterior": "couplings"}, *({"prior": p, "prior_size": 5} for p in PRIORS[1:-1])],
+    [
+        *({"posterior": p} for p in ("iaf", "couplings", "planar", "radial")),
+        *({"prior": p, "prior_size": 5} for p in PRIORS[1:-1]),
+    ],
     ids=str,
 )
 def test_bounds_lie_below_the_truth_and_reach_it(arguments):

@@ -44,3 +44,33 @@ def test_kernel_scores_are_scikit_learns():
     model.fit_directly(x, generator=torch.Generator().manual_seed(0))
     expected = KernelDensity(bandwidth=0.3).fit(x.numpy()).score_samples(grid.numpy())
     torch.testing.assert_close(model.log_prob(grid), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_principal_components_score_as_scikit_learns():
+    from sklearn.decomposition import PCA
+
+    x, grid = rows(400, 0), rows(50, 1)
+    model = create("ppca", specs.vector(3), latents=1).double()
+    model.fit_directly(x, generator=torch.Generator().manual_seed(0))
+    peer = PCA(1).fit(x.numpy())
+    # its variances are divided by N - 1, those of the paper by N
+    peer.explained_variance_, peer.noise_variance_ = (
+        v * 399 / 400 for v in (peer.explained_variance_, peer.noise_variance_)
+    )
+    expected = torch.from_numpy(peer.score_samples(grid.numpy()))
+    torch.testing.assert_close(model.log_prob(grid), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_factors_score_as_scikit_learns():
+    from sklearn.decomposition import FactorAnalysis
+
+    g = torch.Generator().manual_seed(0)
+    loading = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    x = torch.randn(500, 2, generator=g, dtype=torch.float64) @ loading.T
+    x = x + torch.tensor([0.3, 0.5, 0.7, 0.9, 1.1, 1.3]) * torch.randn(500, 6, generator=g, dtype=torch.float64)
+    model = create("factor_analysis", specs.vector(6), latents=2, tolerance=1e-12, max_iterations=20_000).double()
+    model.fit_directly(x, generator=torch.Generator().manual_seed(0))
+    peer = FactorAnalysis(2, tol=1e-12, max_iter=20_000, svd_method="lapack").fit(x.numpy())
+    expected = torch.from_numpy(peer.score_samples(x.numpy()))
+    torch.testing.assert_close(model.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.residual[-1], torch.from_numpy(peer.noise_variance_), rtol=1e-3, atol=1e-3)

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,12 +48,28 @@ def test_the_edges_of_asia_are_those_that_drew_the_data():
     assert {tuple(edge) for edge in edges} == {tuple(edge) for edge in asia_network().edges}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def cases() -> list[Any]:
+    """All recipes; those of a model on a kind of data that an earlier one has are slow."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for recipe in RECIPES:
+        key = recipe.model, BY_NAME[recipe.data].kind
+        found.append(pytest.param(recipe, id=recipe.name, marks=[pytest.mark.slow] if key in seen else []))
+        seen.add(key)
+    return found
+
+
+@pytest.mark.parametrize("recipe", cases())
 def test_a_recipe_begins_to_train(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if BY_NAME[recipe.data].files and not os.environ.get("POLYMODE_DATA"):
         pytest.skip(f"{recipe.data} is looked for in $POLYMODE_DATA, which is not set")
     training = {k: v for k, v in recipe.training.items() if k not in ("minutes", "epochs", "steps")}
-    use(monkeypatch, replace(recipe, training=training | {"steps": 2, "validation_rows": 8}, measures=()))
+    quick = {"max_iterations": 1, "restarts": 1} if recipe.model == "hmm" else {}  # it knows no steps
+    settings = recipe.settings | quick
+    use(
+        monkeypatch,
+        replace(recipe, settings=settings, training=training | {"steps": 2, "validation_rows": 8}, measures=()),
+    )
     asked = ReproduceRequest(recipe=recipe.name, out=str(tmp_path), results=str(tmp_path / "results"))
     monkeypatch.setattr(fit, "ROWS", 4)
     monkeypatch.setattr(fit, "SHOWN", 2)

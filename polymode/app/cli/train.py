@@ -32,6 +32,10 @@ def fit(
         str | None,
         typer.Argument(metavar="DATA", help="a name, a file, a folder, hf:owner/name; a run with --resume"),
     ] = None,
+    into: Annotated[
+        str | None,
+        typer.Argument(metavar="FOLDER", help="of two folders of pictures, what the first one's are to become"),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="a name that polymode models lists")] = None,
     settings: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="an option of the model (repeatable)")
@@ -44,23 +48,33 @@ def fit(
     watch: Annotated[
         list[str], typer.Option("--watch", metavar="collapse", help="warn while training when samples collapse")
     ] = [],  # noqa: B006
+    remedy: Annotated[
+        str, typer.Option(metavar="none|auto", help="auto trains again with a remedy where samples collapse")
+    ] = "none",
     json: Json = False,
     quiet: Quiet = False,
     *,
     reading: DataOptions,
     training: FitSettings,
 ) -> None:
-    """Train a model on data. For example: polymode fit digits --model vae --minutes 1"""
+    """Train a model on data. For example: polymode fit digits --model vae --minutes 1, and on two folders of pictures:
+    polymode fit day/ night/ --model cyclegan"""
+    if into is not None:
+        if reading.into is not None:
+            raise PolymodeError(f"the second folder was given twice, as {into} and with --into; give it once")
+        reading = reading.model_copy(update={"into": into})
     asked = {
         "data": data, "model": model, "settings": arguments.pairs(settings, "--set"), "out": out,
-        "condition": condition, "resume": resume, "fresh": fresh, "report": report, "watch": watch, "reading": reading,
-        "training": training, "command": context.obj,
+        "condition": condition, "resume": resume, "fresh": fresh, "report": report, "watch": watch, "remedy": remedy,
+        "reading": reading, "training": training, "command": context.obj,
     }  # fmt: skip
     request = make(FitRequest, asked, _flag)
-    from polymode.app.service.fit import fit as run
+    from polymode.app.service.fit import fit as plainly
     from polymode.app.service.progress import Progress
+    from polymode.app.service.remedies import fit_with_remedies
     from polymode.app.service.runs import is_main_process
 
+    run = plainly if request.remedy == "none" else fit_with_remedies
     result = run(request, progress=Progress(quiet=quiet or not is_main_process()))
     if not is_main_process():
         return

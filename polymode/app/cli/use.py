@@ -110,11 +110,27 @@ def generate(
 def complete(
     run: Run,
     known: Annotated[
-        str, typer.Option(metavar="PART", help="top, bottom, left, right, frame, first or random")
-    ] = "first",
+        str | None,
+        typer.Option(
+            metavar="PART",
+            help="top, bottom, left, right, frame, first, random, or cells, those of a table that are not empty "
+            "(default first, of a table's file cells)",
+        ),
+    ] = None,
     share: Annotated[str, typer.Option(metavar="NUMBER", help="of a datum that is known")] = "0.5",
-    n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="how many test rows")] = "8",
-    each: Annotated[str, typer.Option(metavar="INTEGER", help="draws of each")] = "6",
+    given: Annotated[
+        list[str], typer.Option("--given", metavar="COLUMN=VALUE", help="a known cell of one row (repeatable)")
+    ] = [],  # noqa: B006
+    quantiles: Annotated[
+        str | None, typer.Option(metavar="NUMBER,...", help="of the missing numbers, such as 0.05,0.5,0.95")
+    ] = None,
+    n: Annotated[
+        str | None,
+        typer.Option("-n", "--n", metavar="INTEGER", help="how many test rows (default 8), or first rows of a table"),
+    ] = None,
+    each: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="draws of each (default 6, of a table's rows 1)")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="other data of the same form")] = None,
     out: Annotated[str | None, typer.Option(help="a file or folder (default RUN/samples/completions...)")] = None,
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one by default")] = None,
@@ -124,9 +140,12 @@ def complete(
     *,
     reading: DataOptions,
 ) -> None:
-    """Fill in what is missing of test rows. For example: polymode complete runs/digits --known top --out filled.png"""
+    """Fill in what is missing. For example: polymode complete runs/digits --known top --out filled.png, or of a table:
+    polymode complete runs/houses --data gaps.csv --out filled.csv, and polymode complete runs/houses --given rooms=6
+    --given sea=near --quantiles 0.05,0.5,0.95"""
     asked = {
         "run": run, "known": known, "share": share, "n": n, "each": each, "data": data, "out": out, "seed": seed,
+        "given": arguments.cells(given, "--given"), "quantiles": [] if quantiles is None else quantiles.split(","),
         "options": arguments.pairs(settings, "--set"), "device": device, "reading": reading,
     }  # fmt: skip
     request = make(CompleteRequest, asked, _flag)
@@ -136,10 +155,14 @@ def complete(
     if json:
         show.as_json(found)
         return
+    if "quantiles" in found:
+        names = list(found["quantiles"][0])
+        show.table(names, [[r[k] if k in ("row", "column") else show.number(r[k]) for k in names]
+                           for r in found["quantiles"][:20]])  # fmt: skip
     show.facts(
         [
             ("completions", found["out"]), ("what", f"{found['each']} draws of {found['n']} rows of {found['what']}"),
-            ("known", found["known"]), ("seed", found["seed"]),
+            ("known", found["known"]), ("how", found.get("how", "")), ("seed", found["seed"]),
         ]
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ _WORD = r"""'[^']*'|"[^"]*"|[^\[\],\s][^\[\],]*"""
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def constructor_options(path: str) -> tuple[str, ...]:
-    """The keyword arguments of a class of this package, ``polymode.module:Class``, beside spec and condition_spec."""
+def constructor_options(path: str) -> dict[str, str]:
+    """The keyword arguments of a class of this package, ``polymode.module:Class``, beside spec and condition_spec, with
+    their types as they are written."""
     module, _, name = path.partition(":")
     tree = ast.parse(_ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     own = [n for n in classes[name].body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
     if own:
         arguments = own[0].args
-        names = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
-        return tuple(n for n in names if n not in ("self", "spec", "condition_spec"))
+        typed = {a.arg: "" if a.annotation is None else ast.unparse(a.annotation) for a in (
+            *arguments.args, *arguments.kwonlyargs
+        )}  # fmt: skip
+        return {name: kind for name, kind in typed.items() if name not in ("self", "spec", "condition_spec")}
     for base in (b.id for b in classes[name].bases if isinstance(b, ast.Name)):
         if base in classes:
             return constructor_options(f"{module}:{base}")
@@ -36,16 +39,21 @@ def constructor_options(path: str) -> tuple[str, ...]:
             ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polymode.models")
             if ours and any((alias.asname or alias.name) == base for alias in node.names):
                 return constructor_options(f"{node.module}:{base}")
-    return ()
+    return {}
 
 
-def check_settings(row: Row, settings: Iterable[str]) -> None:
-    """Raise on a setting that the model's constructor does not have; names the nearest."""
+def settled(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model; "none" is the word where an option can't be None.
+
+    Raises:
+        PolymodeError: a setting that the model's constructor does not have; names the nearest.
+    """
     known = constructor_options(row.path)
     for name in settings:
         if name not in known:
             hint = nearest(name, known) or f"; its options are: {', '.join(known)}"
             raise PolymodeError(f"{row.name} has no option {name!r}{hint}")
+    return {name: "none" if value is None and "None" not in known[name] else value for name, value in settings.items()}
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, Any]:
@@ -67,6 +75,17 @@ def pairs_by_model(texts: Iterable[str], option: str) -> dict[str, dict[str, Any
         if not (dot and name):
             raise PolymodeError(f"{option} {key}={value}: expected model.key=value, such as vae.latent_dims=8")
         found.setdefault(model.lower(), {})[name] = value
+    return found
+
+
+def cells(texts: Iterable[str], option: str) -> dict[str, str]:
+    """``column=value`` texts as they are written; a later one wins."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise PolymodeError(f"{option} {text}: expected column=value, such as age=42")
+        found[name.strip()] = value.strip()
     return found
 
 

@@ -15,7 +15,7 @@ from polymode import catalogue
 from polymode.app.service import data as sources
 from polymode.app.service import models as listing
 from polymode.app.service import runs
-from polymode.app.service.arguments import check_settings
+from polymode.app.service.arguments import settled
 from polymode.app.service.progress import Progress, duration, saving_on_interrupt
 from polymode.app.service.schemas import CompareRequest, CompareResult, Stop
 from polymode.core.errors import PolymodeError, nearest
@@ -120,7 +120,7 @@ def check(request: CompareRequest) -> None:
     for name in names:
         row = listing.find(name)
         if row is not None:
-            check_settings(row, request.settings.get(row.name, {}))
+            settled(row, request.settings.get(row.name, {}))
     out = Path(request.out).expanduser()
     if out.exists() and not out.is_dir():
         raise PolymodeError(f"{out} is a file; give a folder with --out")
@@ -212,8 +212,10 @@ class Comparison:
     def _build(self, name: str) -> GenerativeModel:
         from polymode.app.service.building import build
 
-        condition_spec = sources.condition_for(self.data, listing.find(name), self.condition)
-        return build(name, self.data, condition_spec, dict(self.settings.get(name, {})), self.options.seed)
+        row, settings = listing.find(name), dict(self.settings.get(name, {}))
+        condition_spec = sources.condition_for(self.data, row, self.condition)
+        settings = settings if row is None else settled(row, settings)
+        return build(name, self.data, condition_spec, settings, self.options.seed)
 
     def _train(
         self, name: str, model: GenerativeModel, folder: Path | None

@@ -1,4 +1,5 @@
-"""Complete test rows, or rows of other data of the same form, from the part of them that is shown to a run."""
+"""Complete test rows, or rows of other data of the same form, from the part of them that is shown to a run; fill the
+empty cells of a table, or draw rows some of whose cells are given."""
 
 from __future__ import annotations
 
@@ -10,12 +11,17 @@ from polymode.app.service import data as sources
 from polymode.app.service import runs
 from polymode.app.service.sample import provenance_of
 from polymode.app.service.schemas import CompleteRequest
-from polymode.core.errors import PolymodeError
+from polymode.core.errors import ConditionError, DataError, PolymodeError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from polymode.core.model import GenerativeModel
     from polymode.core.spec import Spec
+
+#: draws that quantiles are made of
+DRAWS = 1000
+CELLS = "cells"
 
 
 def complete(request: CompleteRequest) -> dict[str, Any]:
@@ -34,25 +40,155 @@ def complete(request: CompleteRequest) -> dict[str, Any]:
     from polymode.tasks.completion import completions, known_part
 
     model = load_model(run.folder, request.device)
+    if request.given or request.quantiles or _of_cells(request, model.spec):
+        return _fill(request, run, model)
+    part = request.known or "first"
     data = sources.load(*sources.source_for(run, request.data, request.reading))
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     g = rng.generator(seed)
-    x, condition = split_for(model, data.test).take(request.n, g)
-    known = known_part(model.spec, request.known, share=request.share, generator=g)
-    filled = completions(model, x, known, each=request.each, condition=condition, generator=g, **request.options)
+    x, condition = split_for(model, data.test).take(request.n or 8, g)
+    known = known_part(model.spec, part, share=request.share, generator=g)
+    filled = completions(model, x, known, each=request.each or 6, condition=condition, generator=g, **request.options)
     name = sample_name(model.spec)
     out = Path(request.out) if request.out else run.folder / runs.SAMPLES / f"completions{Path(name).suffix}"
     told = "none" if condition is None else "those of the rows"
-    options = request.options | {"known": request.known, "share": request.share}
+    options = request.options | {"known": part, "share": request.share}
     provenance = provenance_of(run, filled.shape[0] * filled.shape[1], seed, told, run.licence, options)
     if model.spec.kind == "image" and out.suffix.lower() == ".png":
         path = _sheet(model.spec, x, known, filled, out, provenance)
     else:
         path = write_samples(model.spec, filled.flatten(0, 1), out, provenance=provenance)
     return {
-        "run": str(run.folder), "model": run.model, "out": str(path), "n": len(x), "each": request.each, "seed": seed,
-        "known": f"{request.known}, {float(known.double().mean()):.0%} of a datum", "what": str(model.spec),
+        "run": str(run.folder), "model": run.model, "out": str(path), "n": len(x), "each": filled.shape[1],
+        "seed": seed, "known": f"{part}, {float(known.double().mean()):.0%} of a datum", "what": str(model.spec),
     }  # fmt: skip
+
+
+def _of_cells(request: CompleteRequest, spec: Spec) -> bool:
+    """Whether the empty cells of a table are to be filled: where that is said, or its file named and no part."""
+    if request.known == CELLS:
+        return True
+    return (
+        spec.kind == "table" and request.known is None and request.data is not None and Path(request.data).suffix != ""
+    )
+
+
+def _fill(request: CompleteRequest, run: runs.RunConfig, model: GenerativeModel) -> dict[str, Any]:
+    """A table with its gaps filled, or quantiles of what is missing."""
+    from polymode.app.service.building import sample_name
+    from polymode.core.spec import Columns
+    from polymode.data.write import write_samples
+    from polymode.tasks.tabular import impute
+
+    if not isinstance(model.spec.support, Columns):
+        raise DataError(f"cells are given or missing of tables, and the run learned {model.spec}; give --known instead")
+    if model.condition_spec is not None:
+        kinds = " and ".join(model.condition_spec.kinds)
+        raise ConditionError(f"the run is conditioned on {kinds}; cells are filled by a run of --condition none")
+    if request.known not in (None, CELLS) or request.options:
+        raise PolymodeError("--known and --set are of parts of a datum, and cells were asked for; leave them out")
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    name = "quantiles.csv" if request.quantiles else f"completions{Path(sample_name(model.spec)).suffix}"
+    out = Path(request.out) if request.out else run.folder / runs.SAMPLES / name
+    x, known = _cells(request, model.spec)
+    told = {"known": "cells", "given": dict(request.given)}
+    answer = {"run": str(run.folder), "model": run.model, "n": len(x), "seed": seed, "what": str(model.spec)}
+    share = f"cells, {float(known.double().mean()):.0%} of a row"
+    if request.quantiles:
+        rows, how = _quantiles(model, x, known, request.quantiles, seed)
+        _write_csv(rows, out)
+        return answer | {"out": str(out), "each": DRAWS, "known": share, "how": how, "quantiles": rows}
+    each = request.each or (6 if request.given else 1)
+    filled, found = impute(model, x, known, times=each, seed=seed)
+    provenance = provenance_of(run, len(x) * each, seed, "none", run.licence, told)
+    path = write_samples(model.spec, filled.flatten(0, 1), out, provenance=provenance)
+    return answer | {"out": str(path), "each": each, "known": share, "how": found.protocol}
+
+
+def _cells(request: CompleteRequest, spec: Spec) -> tuple[Tensor, Tensor]:
+    """(rows, which of their cells are known): of a file, or one by the cells that are given."""
+    from polymode.data.rows import cells_of
+    from polymode.tasks.tabular import blank_row
+
+    if request.given and request.data is not None:
+        raise PolymodeError("--given describes one row and --data names others; give one of the two")
+    if request.given:
+        x = blank_row(spec).unsqueeze(0)
+        return x, _given(request.given, spec, x)
+    if request.data is None:
+        raise DataError("which cells are known was not said; give --given COLUMN=VALUE, or --data FILE with gaps in it")
+    sources.check_source(request.data)
+    x, known = cells_of(Path(request.data).expanduser(), spec)
+    return x[: request.n], known[: request.n]
+
+
+def _given(given: dict[str, str], spec: Spec, x: Tensor) -> Tensor:
+    """What is known of x (1, D), which gets the given values."""
+    import torch
+
+    from polymode.core.spec import Categorical, Columns
+
+    assert isinstance(spec.support, Columns)
+    names, known = [c.name for c in spec.support.columns], torch.zeros_like(x, dtype=torch.bool)
+    for name, value in given.items():
+        if name not in names:
+            hint = nearest(name, names) or f"; there are {', '.join(names[:20])}"
+            raise PolymodeError(f"--given {name}={value}: there is no column {name!r}{hint}")
+        j = names.index(name)
+        column = spec.support.columns[j]
+        if isinstance(column, Categorical):
+            if value not in column.categories:
+                hint = nearest(value, column.categories) or f"; there are {', '.join(column.categories[:20])}"
+                raise PolymodeError(f"--given {name}={value}: {name!r} is a category{hint}")
+            x[0, j] = column.categories.index(value)
+        else:
+            try:
+                x[0, j] = float(value)
+            except ValueError:
+                raise PolymodeError(f"--given {name}={value}: {name!r} holds numbers, expected one") from None
+        known[0, j] = True
+    spec.check(x, name="what is given")
+    return known
+
+
+def _quantiles(
+    model: GenerativeModel, x: Tensor, known: Tensor, at: list[float], seed: int
+) -> tuple[list[dict[str, Any]], str]:
+    """A record a missing number: its row, its column, its quantiles, and how many draws they are worth."""
+    from polymode.core.spec import Columns, Numeric
+    from polymode.tasks.tabular import conditional
+
+    assert isinstance(model.spec.support, Columns)
+    numeric = [j for j, c in enumerate(model.spec.support.columns) if isinstance(c, Numeric)]
+    if bool(known[:, numeric].all()):
+        raise DataError("no number is missing, and categories have no quantiles; leave --quantiles out")
+    records = []
+    some = (~known).any(1).nonzero()[:, 0]
+    found = conditional(model, x[some], known[some], draws=DRAWS, seed=seed)
+    effective = found.effective.tolist()
+    for j in numeric:
+        values = found.quantiles(j, at)[..., 0].tolist()
+        for i, row in enumerate(some.tolist()):
+            if not known[row, j]:
+                shares = {f"q{q:g}": v for q, v in zip(at, values[i], strict=True)}
+                name = model.spec.support.columns[j].name
+                records.append({"row": row + 1, "column": name, **shares, "effective_draws": round(effective[i], 1)})
+    return sorted(records, key=lambda r: r["row"]), found.protocol
+
+
+def _write_csv(records: list[dict[str, Any]], path: Path) -> None:
+    """Records of equal fields as a .csv."""
+    import csv
+
+    if path.suffix.lower() != ".csv":
+        raise DataError(f"quantiles are written as .csv, and --out names {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    with beside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    beside.replace(path)
 
 
 def _sheet(spec: Spec, x: Tensor, known: Tensor, filled: Tensor, out: Path, provenance: dict[str, Any]) -> Path:

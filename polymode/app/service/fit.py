@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import models, runs
-from polymode.app.service.arguments import check_settings
+from polymode.app.service.arguments import settled
 from polymode.app.service.progress import Progress, saving_on_interrupt
 from polymode.app.service.schemas import FitRequest, FitResult
 from polymode.core.errors import CheckpointError, PolymodeError
@@ -111,15 +111,15 @@ def plan_for(request: FitRequest) -> Plan:
     sources.check_source(request.data)
     if request.model is None:
         raise PolymodeError("no model was named: give --model NAME, one that `polymode models` lists")
-    row = models.find(request.model)
+    row, settings = models.find(request.model), request.settings
     if row is not None:
-        check_settings(row, request.settings)
+        settings = settled(row, settings)
         if not request.reading.said().keys() - {"more"} and not request.reading.more:
             sources.check_takes(row, request.data)
     runs.check_out(folder, resume=request.resume, fresh=request.fresh)
     return Plan(
         sources.lasting(request.data), request.reading.arguments(), request.model if row is None else row.name,
-        request.settings, request.training.said(), request.condition, folder, None, request.fresh, request.command,
+        settings, request.training.said(), request.condition, folder, None, request.fresh, request.command,
     )  # fmt: skip
 
 
@@ -137,7 +137,8 @@ def _plan_of_run(request: FitRequest, folder: Path, *, with_data: bool) -> Plan:
     run = runs.read_run(folder)
     if request.model is not None and request.model.lower() != run.model.lower():
         raise CheckpointError(f"{folder} is a run of {run.model}, not of {request.model}; give another --out")
-    for name, value in request.settings.items():
+    row = models.find(run.model)
+    for name, value in (request.settings if row is None else settled(row, request.settings)).items():
         if name not in run.arguments or _as_saved(value) != run.arguments[name]:
             own = run.arguments.get(name, "the default")
             raise CheckpointError(f"{folder} was begun with {name}={own}, not {value}; leave --set out or use --fresh")
@@ -180,9 +181,8 @@ def _as_saved(value: Any) -> Any:
 def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, *, report: bool) -> dict[str, Any]:
     """Samples, report and likelihood of a trained model; what can't be made is told, since the run itself is safe."""
     from polymode.app.service.building import sample_name
-    from polymode.app.service.sample import condition_of_samples, provenance_of
+    from polymode.app.service.sample import condition_of_samples, provenance_of, write_drawn
     from polymode.data.provenance import is_stated
-    from polymode.data.write import write_samples
     from polymode.evaluate.evaluator import evaluate
     from polymode.evaluate.likelihood import log_likelihood
     from polymode.evaluate.report import likelihood_to_dict
@@ -201,7 +201,7 @@ def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, 
         x = run.model.sample(SHOWN, condition, seed=seed)
         path = plan.folder / runs.SAMPLES / sample_name(run.model.spec)
         provenance = provenance_of(runs.read_run(plan.folder), len(x), seed, told, data.licence, {})
-        files["samples"] = str(write_samples(run.model.spec, x, path, provenance=provenance))
+        files["samples"] = str(write_drawn(run.model, x, condition, path, provenance))
     except PolymodeError as error:
         notes.append(f"no samples were written: {error}")
     try:

@@ -14,6 +14,8 @@ from polymode.core.errors import CheckpointError, PolymodeError
 CONFIG, METRICS, REPORT, SAMPLES = "config.json", "metrics.jsonl", "report.html", "samples"
 #: everything that a run's folder may hold of ours
 FILES = (CONFIG, "model.safetensors", METRICS, "trainer.pt", REPORT, "README.md", SAMPLES, "tensorboard")
+#: what training with remedies leaves beside a run
+ATTEMPTS, VERDICTS = "attempts", "remedies.json"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def check_out(folder: Path, *, resume: bool, fresh: bool) -> None:
             state = "a finished run: " if is_finished(folder) else "an unfinished run: go on with --resume, "
             raise PolymodeError(f"{folder} holds {state}write over it with --fresh, or give another --out")
         return
-    ours = [name for name in FILES if name != "README.md"]  # without a config.json a README is the user's own
+    ours = [
+        name for name in (*FILES, ATTEMPTS, VERDICTS) if name != "README.md"
+    ]  # without a config.json a README is the user's own
     if others := sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith(".")):
         raise PolymodeError(f"{folder} holds other files ({', '.join(others[:3])}); give an empty or a new folder")
 

@@ -15,6 +15,8 @@ from polymode.core.errors import ConditionError, PolymodeError, nearest
 from polymode.data.provenance import check_release, stated_by_user
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from polymode.core.condition import Condition, ConditionSpec
     from polymode.core.model import GenerativeModel
     from polymode.data.dataset import DataSet
@@ -35,7 +37,6 @@ def sample(request: SampleRequest) -> SampleResult:
         raise ConditionError(f"{run.folder} was trained without labels, so --label means nothing; leave it out")
 
     from polymode.app.service.building import load_model, sample_name
-    from polymode.data.write import write_samples
 
     model = load_model(run.folder, request.device)
     out = Path(request.out) if request.out else run.folder / runs.SAMPLES / sample_name(model.spec)
@@ -58,11 +59,24 @@ def sample(request: SampleRequest) -> SampleResult:
         raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
     seconds = time.perf_counter() - begun
     provenance = provenance_of(run, len(x), seed, told, licence, said)
-    path = write_samples(model.spec, x, out, provenance=provenance)
+    path = write_drawn(model, x, condition, out, provenance)
     return SampleResult(
         run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),
         seconds=round(seconds, 3), licence=licence,
     )  # fmt: skip
+
+
+def write_drawn(
+    model: GenerativeModel, x: Tensor, condition: Condition | None, path: Path, provenance: dict[str, Any]
+) -> Path:
+    """Write samples; a sheet of pictures that were made of others shows those, too."""
+    from polymode.app.service.translate import before_and_after
+    from polymode.data.write import write_samples
+
+    source = None if model.condition_spec is None else model.condition_spec.source
+    if source is None or condition is None or condition.image is None or path.suffix.lower() != ".png":
+        return write_samples(model.spec, x, path, provenance=provenance)
+    return before_and_after(path, source, condition.image, model.spec, x, provenance)
 
 
 def provenance_of(

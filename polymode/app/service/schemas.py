@@ -7,6 +7,7 @@ keep them equal. None means that nothing was said.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,11 +53,16 @@ class DataOptions(Schema):
     licence: str | None = Field(None, description="of the data, where their source does not state it")
     target: str | None = Field(None, description="the column that samples of a table are judged by (metric tstr)")
     labelled: int | None = Field(None, gt=0, description="training rows that keep their label, the others' withheld")
+    into: str | None = Field(None, description="a second folder of pictures, which the first one's are to become")
+    paired: bool | None = Field(None, description="pictures of one name in the two folders belong together")
+    shrink: int | None = Field(None, gt=1, description="pictures are given smaller ones, by so many pixels a side")
     more: dict[str, Any] = Field({}, description="any further option of the reader (repeatable)")
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of `polymode.data.load`."""
         said = self.said()
+        if self.into is not None:
+            said["into"] = str(Path(self.into).expanduser().resolve())  # so that a run can find it from anywhere
         return {k: v for k, v in said.items() if k != "more"} | self.more
 
 
@@ -103,6 +109,7 @@ class FitRequest(Schema):
     fresh: bool = False
     report: bool = True
     watch: list[Literal["collapse"]] = []
+    remedy: Literal["none", "auto"] = "none"
     reading: DataOptions = DataOptions()
     training: FitSettings = FitSettings()
     command: str = ""
@@ -158,19 +165,60 @@ class GenerateRequest(Schema):
 
 
 class CompleteRequest(Schema):
-    """What `complete` is asked; `known` is a part of a datum, `share` how much of it."""
+    """What `complete` is asked; `known` is a part of a datum, `share` how much of it, or "cells" of a table.
+
+    Of a table: `given` are the cells of one row, by column; `quantiles` shares between 0 and 1, for numbers instead of
+    filled rows. None means: cells of a table that is named by `data`, else the first part; 8 rows, or all of a file;
+    6 draws of each, or 1 of a table's rows.
+    """
 
     run: str
-    known: str = "first"
+    known: str | None = None
     share: float = Field(0.5, gt=0, lt=1)
-    n: int = Field(8, gt=0)
-    each: int = Field(6, gt=0)
+    n: int | None = Field(None, gt=0)
+    each: int | None = Field(None, gt=0)
+    given: dict[str, str] = {}
+    quantiles: list[float] = []
     data: str | None = None
     reading: DataOptions = DataOptions()
     out: str | None = None
     seed: int | None = Field(None, ge=0)
     options: dict[str, Any] = {}
     device: str = "cpu"
+
+
+class TranslateRequest(Schema):
+    """What `translate` is asked; without sources, test rows of the run."""
+
+    run: str
+    sources: list[str] = []
+    out: str | None = None
+    to: str | None = None
+    n: int = Field(16, gt=0)
+    seed: int | None = Field(None, ge=0)
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+
+
+class CompressRequest(Schema):
+    """What `compress` is asked; `sources` are files, folders or named sets."""
+
+    run: str
+    sources: list[str] = Field(min_length=1)
+    out: str
+    method: Literal["auto", "autoregressive", "bits-back"] = "auto"
+    reading: DataOptions = DataOptions()
+    seed: int = Field(0, ge=0)
+    check: bool = True
+
+
+class DecompressRequest(Schema):
+    """What `decompress` is asked; the archive says its run, `run` is for one that has moved."""
+
+    archive: str
+    out: str
+    run: str | None = None
+    force: bool = False
 
 
 class LatentsRequest(Schema):

@@ -1,4 +1,4 @@
-"""Arrays of .npy and .npz files; shape and dtype decide what they are.
+"""Arrays of .npy and .npz files or of memory; shape and dtype decide what they are.
 
 uint8 (N, H, W), (N, H, W, C) or (N, C, H, W)   image       bool (N, H, W)   binary image
 float (N,) or (N, D)                            vector      float (N, T, D)  series
@@ -8,6 +8,7 @@ integers (N, D)                                 vector of levels, binary where t
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +49,43 @@ def read(
         labels: the name of the array of labels, or False for none.
         valid_fraction, test_fraction: of the random split, where the file has no splits of its own.
     """
-    arrays = open_arrays(path)
-    parts, targets, notes = _choose(arrays, labels, str(path))
-    train_like = {s: _canonical(a, f"{path} ({s})") for s, a in parts.items()}
+    return from_memory(
+        open_arrays(path), seed=seed, levels=levels, labels=labels, valid_fraction=valid_fraction,
+        test_fraction=test_fraction, name=path.stem, source=str(path),
+    )  # fmt: skip
+
+
+def from_memory(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    seed: int = 0,
+    levels: int | None = None,
+    labels: str | bool | None = None,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    name: str = "array",
+    source: str = "the array",
+) -> DataSet:
+    """As `read`, of arrays that are at hand.
+
+    Args:
+        arrays: by the names that they would have in a file.
+        name: of the data set.
+        source: what errors call it.
+        seed, levels, labels, valid_fraction, test_fraction: as of `read`.
+    """
+    parts, targets, notes = _choose(dict(arrays), labels, source)
+    train_like = {s: _canonical(a, source if s == "all" else f"{source} ({s})") for s, a in parts.items()}
     kinds = {s: (k, a.shape[1:]) for s, (k, a) in train_like.items()}
     if len(set(kinds.values())) > 1:
-        raise DataError(f"the arrays of {path} differ in kind or shape ({kinds}); give splits of one shape")
+        raise DataError(f"the arrays of {source} differ in kind or shape ({kinds}); give splits of one shape")
     kind = next(iter(train_like.values()))[0]
     x = torch.cat([torch.from_numpy(np.ascontiguousarray(a)) for _, a in train_like.values()])
-    ids, condition_spec = _labels(targets, len(x), str(path))
-    rows = _rows([len(a) for _, a in train_like.values()], list(parts), valid_fraction, test_fraction, seed, str(path))
-    x, spec = _typed(x, kind, levels, rows[0], str(path))
+    ids, condition_spec = _labels(targets, len(x), source)
+    rows = _rows([len(a) for _, a in train_like.values()], list(parts), valid_fraction, test_fraction, seed, source)
+    x, spec = _typed(x, kind, levels, rows[0], source)
     train, valid, test = (Split(x[r], labelled(ids, r)) for r in rows)
-    return DataSet(path.stem, spec, train, valid, test, condition_spec, source=str(path), notes=tuple(notes))
+    return DataSet(name, spec, train, valid, test, condition_spec, source=source, notes=tuple(notes))
 
 
 def open_arrays(path: Path) -> dict[str, np.ndarray]:

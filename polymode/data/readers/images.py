@@ -19,6 +19,7 @@ from torch import Tensor
 from polymode.core import spec as specs
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import DataError
+from polymode.core.spec import Spec
 from polymode.data.assemble import check_positive, hold_out, label_ids, labelled, need, random_rows
 from polymode.data.dataset import DataSet, Split
 
@@ -61,25 +62,8 @@ def read(
         labels: False leaves class subfolders out of account; True demands them.
         valid_fraction, test_fraction: of the random split.
     """
-    purpose = "reading pictures"
-    pil = need("PIL.Image", "pillow", "demo", purpose)
-    check_levels(levels)
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
-    if not pictures:
-        raise DataError(f"{path} holds no pictures ({', '.join(SUFFIXES)}); give a folder that does")
-    others = [str(p.relative_to(path)) for p in files if p.suffix.lower() not in SUFFIXES]
-    x, kept, bad, notes = decode(
-        [(lambda p=p: pil.open(p)) for p in pictures],
-        [str(p.relative_to(path)) for p in pictures],
-        size=size, levels=levels, name=str(path),
-    )  # fmt: skip
-    bad = [*bad, *others]
-    if bad and strict:
-        raise DataError(f"{path} holds {len(bad)} files that are not readable pictures ({_few(bad)}); remove them")
-    if bad:
-        notes.append(f"{len(bad)} files are not readable pictures and were left out: {_few(bad)}")
-    parts = [pictures[i].relative_to(path).parts[:-1] for i in kept]
+    x, names, notes = pictures(path, size=size, levels=levels, strict=strict)
+    parts = [Path(name).parts[:-1] for name in names]
     given, classes = _folders(parts)
     ids, condition_spec = _classes(classes, labels, path)
     if given is None:
@@ -90,6 +74,33 @@ def read(
         rows = _given_rows(given, valid_fraction, test_fraction, seed, str(path))
         notes.append("splits are those of the top folders")
     return assemble(path.name, x, ids, condition_spec, rows, levels=levels, source=str(path), notes=notes)
+
+
+def pictures(
+    path: Path, *, size: int | None = None, levels: int | None = None, strict: bool = False
+) -> tuple[Tensor, list[str], list[str]]:
+    """The pictures of a folder and its subfolders: (x (N, C, H, W) uint8, their names below the folder, notes).
+
+    Raises:
+        DataError: there are none, or files that can't be read where `strict`.
+    """
+    pil = need("PIL.Image", "pillow", "demo", "reading pictures")
+    check_levels(levels)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+    found = [p for p in files if p.suffix.lower() in SUFFIXES]
+    if not found:
+        raise DataError(f"{path} holds no pictures ({', '.join(SUFFIXES)}); give a folder that does")
+    others = [str(p.relative_to(path)) for p in files if p.suffix.lower() not in SUFFIXES]
+    names = [str(p.relative_to(path)) for p in found]
+    x, kept, bad, notes = decode(
+        [(lambda p=p: pil.open(p)) for p in found], names, size=size, levels=levels, name=str(path)
+    )
+    bad = [*bad, *others]
+    if bad and strict:
+        raise DataError(f"{path} holds {len(bad)} files that are not readable pictures ({_few(bad)}); remove them")
+    if bad:
+        notes.append(f"{len(bad)} files are not readable pictures and were left out: {_few(bad)}")
+    return x, [names[i] for i in kept], notes
 
 
 def assemble(
@@ -129,7 +140,7 @@ def decode(
     for i in facts:
         try:
             with openers[i]() as picture:
-                arrays.append(_pixels(picture, colour, size))
+                arrays.append(_pixels(picture, colour, None if size is None else (size, size)))
             kept.append(i)
         except damaged:
             bad.append(names[i])
@@ -142,6 +153,39 @@ def decode(
         notes.append(f"{odd} {'grey' if colour else 'colour'} pictures were made {'RGB' if colour else 'grey'}")
     x = torch.from_numpy(np.stack(arrays))
     return quantise(x, levels), kept, sorted(bad), notes
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The pixels of one picture, (3, H, W) uint8.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    pil = need("PIL.Image", "pillow", "demo", "reading pictures")
+    try:
+        with pil.open(path) as picture:
+            return _pixels(picture, True, None)
+    except _damaged() as error:
+        raise DataError(f"{path} is no readable picture ({' '.join(str(error).split())[:100]})") from None
+
+
+def fitted(path: Path, spec: Spec) -> Tensor:
+    """One picture as a datum (C, H, W) of a spec: cropped at the centre and resized where its size differs.
+
+    Raises:
+        DataError: it can't be read, or the spec has no room for pictures.
+    """
+    if spec.kind != "image" or spec.shape[0] not in (1, 3) or spec.levels is None or spec.levels > 256:
+        raise DataError(f"{path} can't become {spec}; only pictures of 1 or 3 channels of up to 256 levels are read")
+    pil = need("PIL.Image", "pillow", "demo", "reading pictures")
+    channels, height, width = spec.shape
+    try:
+        with pil.open(path) as picture:
+            same = _upright_size(picture) == (width, height)
+            pixels = _pixels(picture, channels == 3, None if same else (width, height))
+    except _damaged() as error:
+        raise DataError(f"{path} is no readable picture ({' '.join(str(error).split())[:100]})") from None
+    return quantise(torch.from_numpy(pixels), spec.levels).to(spec.dtype)
 
 
 def quantise(x: Tensor, levels: int | None) -> Tensor:
@@ -167,8 +211,8 @@ def _upright_size(picture: Image) -> tuple[int, int]:
     return (h, w) if picture.getexif().get(0x0112, 1) >= 5 else (w, h)
 
 
-def _pixels(picture: Image, colour: bool, size: int | None) -> np.ndarray:
-    """One picture as (C, H, W) uint8."""
+def _pixels(picture: Image, colour: bool, size: tuple[int, int] | None) -> np.ndarray:
+    """One picture as (C, H, W) uint8; of another (width, height) where one is given."""
     ops = need("PIL.ImageOps", "pillow", "demo", "reading pictures")
     pil = need("PIL.Image", "pillow", "demo", "reading pictures")
     picture.load()
@@ -186,7 +230,7 @@ def _pixels(picture: Image, colour: bool, size: int | None) -> np.ndarray:
         picture = pil.alpha_composite(white, picture).convert("RGB")
     picture = picture.convert("RGB" if colour else "L")
     if size is not None:
-        picture = ops.fit(picture, (size, size), method=pil.Resampling.BICUBIC)
+        picture = ops.fit(picture, size, method=pil.Resampling.BICUBIC)
     pixels = np.array(picture, dtype=np.uint8)
     return pixels.transpose(2, 0, 1).copy() if colour else pixels[None]
 

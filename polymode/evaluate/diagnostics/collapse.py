@@ -70,6 +70,7 @@ class Collapse:
         reasons: the rules that fired, in words; empty where none did.
         sentence: the verdict in one sentence.
         remedy: what to try; empty where nothing fired.
+        like_data: whether samples are near enough to data for the loss of a part to show.
     """
 
     fired: bool
@@ -78,6 +79,7 @@ class Collapse:
     reasons: tuple[str, ...]
     sentence: str
     remedy: str
+    like_data: bool
 
     def __getitem__(self, name: str) -> Measurement:
         for m in self.evidence:
@@ -149,9 +151,9 @@ class CollapseDetector:
         else:
             remedy = ""
             sentence = f"no sign of mode collapse in {len(c.samples)} samples"
-            if of["precision"].high < LIKE_DATA * real["precision"].low:
+            if not _like_data(of, real):
                 sentence += ", but they are so unlike the data that the loss of a part would not show"
-        return Collapse(bool(reasons), evidence, self.ceiling, reasons, sentence, remedy)
+        return Collapse(bool(reasons), evidence, self.ceiling, reasons, sentence, remedy, _like_data(of, real))
 
 
 def _reference(data: DataSet, n: int, features: str, seed: int) -> Reference:
@@ -238,12 +240,15 @@ def _all_alike(of: dict[str, Measurement], real: dict[str, Measurement]) -> list
 
 
 def _part(of: dict[str, Measurement], real: dict[str, Measurement]) -> list[str]:
-    like_data = of["precision"].high >= LIKE_DATA * real["precision"].low
-    if like_data and all(of[name].high < KEPT * real[name].low for name in ("recall", "coverage")):
+    if _like_data(of, real) and all(of[name].high < KEPT * real[name].low for name in ("recall", "coverage")):
         told = ", ".join(f"{name} {of[name].value:.2f} (real rows: {real[name].value:.2f})"
                          for name in ("recall", "coverage"))  # fmt: skip
         return [f"more than a quarter of the data is never drawn: {told}"]
     return []
+
+
+def _like_data(of: dict[str, Measurement], real: dict[str, Measurement]) -> bool:
+    return of["precision"].high >= LIKE_DATA * real["precision"].low
 
 
 def collapse_watcher(

@@ -156,14 +156,18 @@ class RandomNet(nn.Module):
         self.register_buffer("loc", torch.zeros(self.dim), persistent=False)
         self.register_buffer("scale", torch.ones(self.dim), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.features(x).view(len(x), *self.spec.shape)
+    def layers(self, y: Tensor) -> list[Tensor]:
+        """The activations of each level of planes (B, C, H, W) in [-1, 1], the finest first."""
         found = []
         for i in range(3):
-            h = F.relu(F.conv2d(h, getattr(self, f"weight{i}"), padding=1))
-            found.append(F.adaptive_avg_pool2d(h, 2).flatten(1))
-            if min(h.shape[-2:]) >= 4:
-                h = F.avg_pool2d(h, 2)
+            y = F.relu(F.conv2d(y, getattr(self, f"weight{i}"), padding=1))
+            found.append(y)
+            if min(y.shape[-2:]) >= 4:
+                y = F.avg_pool2d(y, 2)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [F.adaptive_avg_pool2d(h, 2).flatten(1) for h in self.layers(self.features(x).view(x.shape))]
         return (torch.cat(found, 1) - self.loc) / self.scale
 
 

@@ -11,6 +11,8 @@
     conditionals   the model knows the distribution of any symbol given any others
     codes          the model stands for data by codes
     pairs          a model of targets given sources: symbols conditioned on symbols
+    sources        a model of pictures given pictures
+    smaller        the pictures that it is given are smaller by a whole number
     frames         the data are series of bits
     music          the data are piano rolls
     factors        the data set knows what made its rows
@@ -31,6 +33,8 @@ from polymode.core.errors import PolymodeError, nearest
 from polymode.core.rolls import is_music
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Better, Measurement
+from polymode.evaluate.metrics.resolution import factor_of
+from polymode.evaluate.metrics.translation import gives_sources
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,10 @@ METRICS: tuple[Metric, ...] = (
            "Papineni et al. 2002, ACL; Zhu et al. 2018, arXiv:1802.01886", kinds=("tokens",)),
     Metric("pairs", "pairs", "exact match", "higher", ("pairs",), 2, "perplexity", "Lin 2004, ACL workshop (ROUGE)",
            kinds=("tokens",)),
+    Metric("translation", "translation", "L1", "lower", ("model", "sources"), 2, "kid",
+           "Zhu et al. 2017, arXiv:1703.10593; Isola et al. 2017, arXiv:1611.07004", kinds=("image",)),
+    Metric("resolution", "resolution", "PSNR", "higher", ("model", "sources", "smaller"), 2, "translation",
+           "Wang et al. 2004, IEEE TIP 13; Ledig et al. 2017, arXiv:1609.04802", kinds=("image",)),
     Metric("perplexity", "perplexity", "perplexity", "lower", ("likelihood",), 2, "ngrams",
            "Jelinek et al. 1977, J. Acoust. Soc. Am. 62", kinds=("tokens",)),
     Metric("masked", "masked", "masked accuracy", "higher", ("model", "conditionals"), 2, "perplexity",
@@ -155,6 +163,8 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "conditionals": isinstance(comparison.model, HasConditionals),
         "codes": isinstance(comparison.model, HasCodes),
         "pairs": comparison.model is not None and _is_given_tokens(comparison.model.condition_spec),
+        "sources": comparison.model is not None and gives_sources(comparison.model.condition_spec),
+        "smaller": factor_of(data.condition_spec, data.spec) > 1,
         "frames": data.spec.signature == "series/binary",
         "music": is_music(data.spec),
         "factors": bool(data.factors),

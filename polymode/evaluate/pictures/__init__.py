@@ -34,6 +34,8 @@ def pictures_for(c: Comparison, history: Sequence[dict[str, Any]] = ()) -> list[
 
 def _of_samples(c: Comparison) -> list[Picture]:
     spec = c.data.spec
+    if spec.kind == "image" and c.condition is not None and c.condition.image is not None:
+        return [images.translations(c), images.closest(c)]
     if spec.kind == "image":
         return [images.grids(c), images.closest(c)]
     sources = None if c.condition is None else c.condition.tokens

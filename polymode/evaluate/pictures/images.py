@@ -8,10 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polymode.core.capabilities import Translates
 from polymode.core.spec import Spec
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.metrics.memorisation import neighbours
+from polymode.evaluate.metrics.translation import tested_in_pairs
 from polymode.evaluate.pictures.base import GRID, Panel, Picture, need_matplotlib
+
+#: sources and what they become
+SHOWN = 16
 
 
 def grid(x: Tensor, spec: Spec, *, columns: int = 8) -> bytes:
@@ -58,6 +63,29 @@ def grids(c: Comparison) -> Picture:
         f"The first {min(GRID, len(c.samples))} samples, not chosen, beside test images{rows}.",
         (image_panel("samples", c.samples[:GRID], spec), image_panel("real", c.reference.real[:GRID], spec)),
     )
+
+
+def translations(c: Comparison) -> Picture:
+    """Sources of test rows, what they become and, where rows are pairs, what was meant; there and back where that is
+    possible."""
+    assert c.condition is not None
+    assert c.condition.image is not None
+    assert c.model is not None
+    spec = c.data.spec
+    source = c.model.condition_spec.source if c.model.condition_spec is not None else None
+    assert source is not None
+    shown = slice(SHOWN)
+    before, after = c.condition.image[shown], c.samples[shown]
+    panels = [image_panel("sources", before, source, 4), image_panel("what they become", after, spec, 4)]
+    routes = c.model.routes if isinstance(c.model, Translates) else {}
+    if "a" in routes:
+        assert isinstance(c.model, Translates)
+        back = c.model.translate(after, "a", seed=c.reference.seed)
+        panels.append(image_panel("and back", back, source, 4))
+    paired = tested_in_pairs(c.data)
+    panels.append(image_panel("what was meant" if paired else "others of that kind", c.reference.real[shown], spec, 4))
+    told = "Sources of test rows, not chosen, and what the model makes of each, in the same places."
+    return Picture("Before and after", told, tuple(panels))
 
 
 def closest(c: Comparison) -> Picture:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import Completes, HasLogProb
+from polymode.core.capabilities import Choose, Completes, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError, require_choice
 from polymode.core.loss import Loss
@@ -107,7 +107,7 @@ class Ancestral(Conditioned, GenerativeModel, HasLogProb, Completes):
         return self._generate(len(x), condition, generator, temperature, known=(x, mask))[0]
 
 
-class Ordered(Ancestral):
+class Ordered(Ancestral, DrawsInOrder):
     """A model whose dimensions are drawn one after the other, in one order or in each of several.
 
     A subclass sets `condition_encoder`, and `orders` by `set_orders`, and defines `log_prob_by`, `_walk` and `head_of`.
@@ -130,6 +130,8 @@ class Ordered(Ancestral):
         d, g = self.spec.num_dims, torch.Generator().manual_seed(seed)
         chosen = [torch.arange(d) if order == "natural" else torch.randperm(d, generator=g) for _ in range(orders)]
         self.register_buffer("orders", torch.stack(chosen), persistent=False)
+        if orders > 1 or not self.spec.is_finite:  # a mixture of orders has no order of its own
+            self.withheld = (*self.withheld, DrawsInOrder)
 
     @abstractmethod
     def log_prob_by(self, order: int, x: Tensor, condition: Condition | None) -> Tensor:
@@ -192,6 +194,15 @@ class Ordered(Ancestral):
             self._walk(m, len(rows), None if condition is None else condition[rows], draw)
         x = x.view(n, *self.spec.shape)
         return x, self._log_prob(x, condition) if score and many > 1 else nats
+
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        order = self.orders[0].tolist()
+
+        def draw(place: int, params: Tensor) -> Tensor:
+            [(_, table)] = self.head_of(order[place]).tables(params)
+            return choose([order[place]], table).to(self.spec.dtype)
+
+        self._walk(0, n, condition, draw)
 
     def _check_known(self, mask: Tensor) -> None:
         known = mask.flatten(1)

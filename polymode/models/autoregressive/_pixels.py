@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymode.core.capabilities import Choose, DrawsInOrder
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, require_choice
 from polymode.core.spec import Levels, Spec, Tokens
@@ -31,6 +32,8 @@ from polymode.parts.nn.masked_conv import MaskedConv2d, PixelSteps, spread_group
 from polymode.parts.samplers.autoregressive import check_options
 
 Colours = Literal["masked", "linear"]
+#: (row, column, the colours that are drawn, head parameters (n, P)) -> their values (n, colours)
+Draw = Callable[[int, int, slice, Tensor], Tensor]
 
 
 class Steps(Protocol):
@@ -40,7 +43,7 @@ class Steps(Protocol):
         """The head's parameters of the next draw, (n, P), given all that came before on a canvas (n, C, H, W)."""
 
 
-class PixelModel(Ancestral):
+class PixelModel(Ancestral, DrawsInOrder):
     """An autoregressive model of images.
 
     A subclass sets `condition_encoder`, and defines `outputs` and `steps`; and `read` and `order` where the network
@@ -158,24 +161,47 @@ class PixelModel(Ancestral):
         score: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         check_options(temperature)
-        x = torch.zeros(n, self.colours, *self.size, dtype=self.spec.dtype, device=self.device)
         nats = torch.zeros(n, dtype=self.dtype, device=self.device) if score else None
         given, kept = (None, None) if known is None else map(self.coloured, known)
+
+        def draw(r: int, c: int, drawn: slice, params: Tensor) -> Tensor:
+            value = self.one.sample(params, generator, temperature)
+            if nats is not None:
+                nats.add_(self.one.log_prob(value, params).sum(1))
+            value = value.flatten(1)
+            if given is not None and kept is not None:
+                value = torch.where(kept[:, drawn, r, c], given[:, drawn, r, c], value)
+            return value
+
+        return self._walk(n, condition, draw).view(n, *self.spec.shape), nats
+
+    def _walk(self, n: int, condition: Condition | None, draw: Draw) -> Tensor:
+        """Ask `draw` for the values of each draw, and read them back: images (n, C, H, W)."""
+        x = torch.zeros(n, self.colours, *self.size, dtype=self.spec.dtype, device=self.device)
         canvas = self.read(x)
         steps, values = self.steps(n, self.context(condition)), self.colours // self.draws
         for r, c in self.order():
-            for draw in range(self.draws):
-                params = steps.step(r, c, draw, canvas)
-                drawn = slice(draw * values, (draw + 1) * values)  # colours
-                value = self.one.sample(params, generator, temperature)
-                if nats is not None:
-                    nats += self.one.log_prob(value, params).sum(1)
-                value = value.flatten(1)  # (n, values)
-                if given is not None and kept is not None:
-                    value = torch.where(kept[:, drawn, r, c], given[:, drawn, r, c], value)
+            for turn in range(self.draws):
+                drawn = slice(turn * values, (turn + 1) * values)  # colours
+                value = draw(r, c, drawn, steps.step(r, c, turn, canvas))
                 x[:, drawn, r, c] = value
                 canvas[:, drawn if self.draws > 1 else slice(None), r, c] = self.read(value)
-        return x.view(n, *self.spec.shape), nats
+        return x
+
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        height, width = self.size
+
+        def draw(r: int, c: int, drawn: slice, params: Tensor) -> Tensor:
+            dims = [(colour * height + r) * width + c for colour in range(self.colours)[drawn]]
+            if not isinstance(self.one, PixelLogisticHead):
+                [(_, table)] = self.one.tables(params)
+                return choose(dims, table).to(self.spec.dtype)
+            value = torch.zeros(n, len(dims), dtype=self.spec.dtype, device=params.device)
+            for i, dim in enumerate(dims):
+                value[:, i : i + 1] = choose([dim], self.one.table_of(i, value, params)).to(value.dtype)
+            return value
+
+        self._walk(n, condition, draw)
 
 
 class PixelNetwork(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymode.core import rng
-from polymode.core.capabilities import Completes, Continues, HasLogProb
+from polymode.core.capabilities import Choose, Completes, Continues, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
@@ -31,7 +31,7 @@ from polymode.parts.encoders.condition import Conditioned
 from polymode.parts.samplers.decoding import Allowed, Decoding, beam_search, decoding_for, draw_sequences
 
 
-class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continues):
+class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continues, DrawsInOrder):
     """A model of tokens, or of any lattice data flattened; symbol K is the start symbol.
 
     A subclass sets `condition_encoder` and defines `run`, and `first_state` and `empty_cache` where it carries one; it
@@ -166,6 +166,12 @@ class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continu
             length_penalty=length_penalty, guidance_scale=guidance_scale,
         )  # fmt: skip
         return self._decode(*self._blank(n), condition, generator, *how)[0].view(n, *self.spec.shape)
+
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        reader = _Reader(self, n, condition, guidance_scale=1.0)
+        symbols = reader.begin()
+        for t in range(self.spec.num_dims):
+            symbols = choose([t], reader.read(symbols, t)[0].log_softmax(-1))
 
     def _complete(
         self,

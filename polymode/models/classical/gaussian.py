@@ -13,6 +13,7 @@ drawing noise; it also keeps constant pixels from making S singular. Shrinking t
 variance as it is. A constant real column gets a thousandth of its unit as standard deviation.
 
 Likelihood: exact on reals, a bound by uniform dequantisation on lattices; D^2 operations a row. Sampling: the same.
+Completing: any mask, D^3 operations once a mask and D^2 a row (`models.classical._gaussians`).
 Expected: digits at most 2.97 bits/dim, 2.52 with labels, in a second.
 """
 
@@ -26,18 +27,17 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import FitsDirectly
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.spec import Spec
-from polymode.models.classical._blocks import LEAST_VARIANCE, Classes, centred, each
-from polymode.parts.dequantized import DequantizedDensity
+from polymode.models.classical._blocks import LEAST_VARIANCE, centred, each
+from polymode.models.classical._gaussians import GaussianFamily, Parted
 
 #: the automatic shrinkage is at least this, so that columns that repeat one another leave Sigma invertible
 LEAST_SHRINKAGE = 1e-4
 
 
-class Gaussian(DequantizedDensity, FitsDirectly):
+class Gaussian(GaussianFamily):
     """A Gaussian, one a class where there are labels; a class of fewer than 10 rows is served by the fit of all rows.
 
     Args:
@@ -66,7 +66,6 @@ class Gaussian(DequantizedDensity, FitsDirectly):
         elif not 0 <= shrinkage <= 1:
             raise PolymodeError(f"shrinkage={shrinkage}, expected 'auto' or a number from 0 to 1")
         self.shrinkage = shrinkage
-        self.classes = Classes(condition_spec)
         d = spec.num_dims
         self.register_buffer("mean", torch.zeros(self.classes.fits, d))
         self.register_buffer("factor", torch.eye(d).repeat(self.classes.fits, 1, 1))  # (F, D, D) lower triangular
@@ -116,6 +115,18 @@ class Gaussian(DequantizedDensity, FitsDirectly):
         for fit, rows in each(self.classes.of(condition, n)):
             y[rows] = self.mean[fit] + y[rows] @ self.factor[fit].T
         return y
+
+    def log_joint(self, fit: int, y: Tensor, known: Tensor) -> Tensor:
+        return self._parted(fit, known).log_density(y).unsqueeze(1)
+
+    def fill(self, fit: int, y: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
+        y = y.clone()
+        y[:, ~known] = self._parted(fit, known).draw(y, rng.randn((len(y), int((~known).sum())), generator, y))
+        return y
+
+    def _parted(self, fit: int, known: Tensor) -> Parted:
+        factor = self.factor[fit].double()
+        return Parted.of(self.mean[fit], factor @ factor.T, known)
 
 
 def shrinkage_of(y: Tensor) -> float:

@@ -16,10 +16,12 @@ drawing it and J bounds the dequantised likelihood. Lambda is the diagonal covar
 start, worth m rows (`prior_rows`); m = 0 is maximum likelihood.
 Deviation: the prior's scale comes from clusters, not from all rows (a ring of narrow modes would be blurred by their
 distance), it is diagonal and counted in rows; means and weights have none.
+components="auto" takes the K of the largest 2 log L - p log N, p the number of free parameters (the Bayesian
+information criterion: Schwarz 1978, Estimating the Dimension of a Model), `GMM._choose`; L is the bound on lattices.
 
 Likelihood: exact on reals, a bound by uniform dequantisation on lattices; K D^2 operations a row (D^2 + K D when tied,
-K D when diagonal). Sampling: one component's share of it. One iteration of EM: twice the likelihood of all rows (2 K D
-a row when tied).
+K D when diagonal). Sampling: one component's share of it. Completing: any mask (`models.classical._gaussians`). One
+iteration of EM: twice the likelihood of all rows (2 K D a row when tied).
 Expected: the ring of 8 Gaussians within 0.05 nats of its entropy from 2,000 rows; digits at most 2.47 bits/dim.
 """
 
@@ -27,18 +29,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import FitsDirectly
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.spec import Spec
-from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, Classes, centred, each
-from polymode.parts.dequantized import DequantizedDensity
+from polymode.models.classical._blocks import LEAST_ROWS, LEAST_VARIANCE, centred, each
+from polymode.models.classical._gaussians import GaussianFamily, Parted
 from polymode.parts.kmeans import cluster
 
 Covariance = Literal["auto", "full", "tied", "diag"]
@@ -46,6 +47,8 @@ Covariance = Literal["auto", "full", "tied", "diag"]
 MOST_FULL = 100
 #: rows and EM iterations of a short run
 SHORT_ROWS, SHORT_RUN = 5000, 20
+#: numbers of components that "auto" tries, until the criterion has fallen twice in a row
+TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 #: numbers held at once by a pass over the rows
 CHUNK = 2**22
 
@@ -79,7 +82,7 @@ class Prior(NamedTuple):
     scale: Tensor
 
 
-class GMM(DequantizedDensity, FitsDirectly):
+class GMM(GaussianFamily):
     """A mixture of Gaussians, one mixture a class where there are labels.
 
     A class with fewer rows than 10, or than twice the components, is served by the mixture of all rows.
@@ -87,7 +90,8 @@ class GMM(DequantizedDensity, FitsDirectly):
     Args:
         spec: what one datum is.
         condition_spec: a label or nothing.
-        components: K, Gaussians of a mixture.
+        components: K, Gaussians of a mixture; "auto" chooses it among 1, 2, 3, 4, 6, ..., 64 by the Bayesian
+            information criterion of all rows.
         covariance: "full", one each; "tied", one for all; "diag", one diagonal each; "auto" is full up to 100
             dimensions and tied above.
         prior_rows: m, rows of prior knowledge in every covariance; 0 for none.
@@ -100,6 +104,7 @@ class GMM(DequantizedDensity, FitsDirectly):
             component that collapsed.
     """
 
+    resizable: ClassVar = ("log_weights", "means", "whiten")
     log_weights: Tensor
     means: Tensor
     whiten: Tensor
@@ -109,7 +114,7 @@ class GMM(DequantizedDensity, FitsDirectly):
         spec: Spec,
         condition_spec: ConditionSpec | None = None,
         *,
-        components: int = 16,
+        components: int | Literal["auto"] = 16,
         covariance: Covariance = "auto",
         prior_rows: float = 8.0,
         restarts: int = 4,
@@ -118,6 +123,10 @@ class GMM(DequantizedDensity, FitsDirectly):
     ) -> None:
         super().__init__(spec, condition_spec)
         require_choice("covariance", covariance, ("auto", "full", "tied", "diag"))
+        if isinstance(components, str):
+            require_choice("components", components, ("auto",))
+        self.chooses = components == "auto"
+        components = 1 if isinstance(components, str) else components
         if components < 1 or restarts < 1 or max_iterations < 1:
             raise PolymodeError(
                 f"components={components}, restarts={restarts} and max_iterations={max_iterations}: "
@@ -126,19 +135,29 @@ class GMM(DequantizedDensity, FitsDirectly):
         if prior_rows < 0 or tolerance < 0:
             raise PolymodeError(f"prior_rows={prior_rows} and tolerance={tolerance}: expected both at least 0")
         d = spec.num_dims
-        self.components, self.prior_rows, self.restarts = components, prior_rows, restarts
+        self.prior_rows, self.restarts = prior_rows, restarts
         self.max_iterations, self.tolerance = max_iterations, tolerance
         self.covariance = covariance if covariance != "auto" else "full" if d <= MOST_FULL else "tied"
-        self.classes = Classes(condition_spec)
-        f, k = self.classes.fits, components
-        unit = torch.ones(k, d) if self.covariance == "diag" else torch.eye(d).expand(self._matrices, d, d)
-        self.register_buffer("log_weights", torch.full((f, k), -math.log(k)))
-        self.register_buffer("means", torch.zeros(f, k, d))
-        self.register_buffer("whiten", unit.repeat(f, *[1] * unit.dim()))
+        self._allocate(components)
+
+    def _allocate(self, k: int) -> None:
+        """Room for k components a fit."""
+        f, d = self.classes.fits, self.spec.num_dims
+        unit = torch.ones(k, d) if self.covariance == "diag" else torch.eye(d).expand(self._matrices(k), d, d)
+        buffers = {
+            "log_weights": torch.full((f, k), -math.log(k)), "means": torch.zeros(f, k, d),
+            "whiten": unit.repeat(f, *[1] * unit.dim()),
+        }  # fmt: skip
+        for name, value in buffers.items():
+            self.register_buffer(name, value.to(self._anchor))
 
     @property
-    def _matrices(self) -> int:
-        return 1 if self.covariance == "tied" else self.components
+    def components(self) -> int:
+        """K."""
+        return self.log_weights.shape[1]
+
+    def _matrices(self, k: int) -> int:
+        return 1 if self.covariance == "tied" else k
 
     def mixture(self, fit: int = -1) -> Mixture:
         """The mixture of a class, or of all rows."""
@@ -156,26 +175,49 @@ class GMM(DequantizedDensity, FitsDirectly):
         x, condition = self.enter(x, condition)
         if len(x) < self.components:
             raise PolymodeError(f"{len(x)} rows can't start {self.components} components; give fewer components")
+        if self.chooses:
+            self._choose(x, generator, report)
         least = max(LEAST_ROWS, 2 * self.components)
         for fit, rows in self.classes.divide(condition, len(x), least):
             y, noise = centred(self.dequantizer, x[rows])
             centre = y.mean(0)
             y = y - centre  # second moments about 0 would cancel far from it
-            mixture, prior = self._start(y, noise, generator)
-            found = self._climb(y, mixture, prior, report, fit)
+            mixture, prior = self._start(y, noise, self.components, generator)
+            found, _ = self._climb(y, mixture, prior, report, fit)
             self.log_weights[fit], self.means[fit] = found.log_weights, found.means + centre
             self.whiten[fit] = found.whiten
 
-    def _start(self, y: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Mixture, Prior]:
+    def _choose(self, x: Tensor, generator: torch.Generator, report: Callable[[dict[str, float]], None] | None) -> None:
+        """Make room for the number of components of the largest criterion."""
+        y, noise = centred(self.dequantizer, x)
+        y = y - y.mean(0)
+        found: dict[int, float] = {}
+        for k in TRIED:
+            if 2 * k > len(y) or (len(found) > 2 and max(list(found.values())[-2:]) < max(found.values())):
+                break
+            mixture, prior = self._start(y, noise, k, generator)
+            _, nats = self._climb(y, mixture, prior, None, -1)
+            found[k] = 2 * len(y) * nats - self.num_free(k) * math.log(len(y))
+            if report is not None:
+                report({"components": float(k), "log_likelihood": nats, "bic": found[k] / len(y)})
+        self._allocate(max(found, key=lambda k: found[k], default=1))
+
+    def num_free(self, components: int) -> int:
+        """How many free parameters a mixture of so many components has."""
+        d = self.spec.num_dims
+        each_covariance = d if self.covariance == "diag" else d * (d + 1) // 2
+        return components - 1 + components * d + self._matrices(components) * each_covariance
+
+    def _start(self, y: Tensor, noise: Tensor, components: int, generator: torch.Generator) -> tuple[Mixture, Prior]:
         """The best of several short runs on some rows, and the prior."""
         best, prior, most = None, None, -math.inf
         for _ in range(self.restarts):
             some = y[torch.randperm(len(y), generator=generator)[:SHORT_ROWS].to(y.device)]
-            owner, centres = cluster(some, self.components, generator)
+            owner, centres = cluster(some, components, generator)
             if prior is None:
                 within = (some - centres[owner]).square().mean(0) + noise
                 prior = Prior(noise, self.prior_rows, within.clamp(min=LEAST_VARIANCE))
-            one_hot = torch.nn.functional.one_hot(owner, self.components).to(y)
+            one_hot = torch.nn.functional.one_hot(owner, components).to(y)
             data = Rows.of(some, self.covariance)
             mixture = maximise(statistics(some, one_hot, self.covariance), data, prior, self.covariance)
             value = {"objective": -math.inf}
@@ -189,9 +231,9 @@ class GMM(DequantizedDensity, FitsDirectly):
 
     def _climb(
         self, y: Tensor, mixture: Mixture, prior: Prior, report: Callable[[dict[str, float]], None] | None, fit: int
-    ) -> Mixture:
-        """EM until the objective gains less than the tolerance."""
-        before, data = -math.inf, Rows.of(y, self.covariance)
+    ) -> tuple[Mixture, float]:
+        """EM until the objective gains less than the tolerance; what it ends at, and about its nats a row."""
+        before, data, value = -math.inf, Rows.of(y, self.covariance), {"log_likelihood": -math.inf}
         for _ in range(self.max_iterations):
             after, value = step(data, mixture, prior, self.covariance)
             if report is not None:
@@ -199,7 +241,7 @@ class GMM(DequantizedDensity, FitsDirectly):
             if value["objective"] - before < self.tolerance:
                 break
             mixture, before = after, value["objective"]
-        return mixture
+        return mixture, value["log_likelihood"]
 
     def log_density(self, y: Tensor, condition: Condition | None) -> Tensor:
         out = torch.empty(len(y), dtype=y.dtype, device=y.device)
@@ -213,12 +255,43 @@ class GMM(DequantizedDensity, FitsDirectly):
         y = rng.randn((n, self.spec.num_dims), generator, self.means)
         for fit, rows in each(fits):
             for component, these in each(k[rows]):
-                chosen, whiten = rows[these], self.whiten[fit, component if self._matrices > 1 else 0]
+                chosen, whiten = rows[these], self.whiten[fit, component if self.covariance != "tied" else 0]
                 if self.covariance == "diag":
                     y[chosen] = y[chosen] / self.whiten[fit, component]
                 else:
                     y[chosen] = torch.linalg.solve_triangular(whiten, y[chosen].T, upper=False).T
         return y + self.means[fits, k]
+
+    # -- parts of a datum ------------------------------------------------------------------------------------------
+    def num_components(self, fit: int) -> int:
+        return self.components
+
+    def log_weights_of(self, fit: int) -> Tensor:
+        return self.log_weights[fit].double()
+
+    def log_joint(self, fit: int, y: Tensor, known: Tensor) -> Tensor:
+        if known.all() or self.covariance == "diag":
+            log_weights, means, whiten = (t.double() for t in self.mixture(fit))
+            whiten = whiten[:, known] if self.covariance == "diag" else whiten
+            return expect(y[:, known].double(), Mixture(log_weights, means[:, known], whiten))
+        parts = [self._parted(fit, k, known).log_density(y) for k in range(self.components)]
+        return self.log_weights_of(fit) + torch.stack(parts, 1)
+
+    def fill(self, fit: int, y: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
+        y, noise = y.clone(), rng.randn((len(y), int((~known).sum())), generator, y)
+        for k, rows in each(component):
+            part = y[rows]
+            part[:, ~known] = self._parted(fit, k, known).draw(part, noise[rows])
+            y[rows] = part
+        return y
+
+    def _parted(self, fit: int, k: int, known: Tensor) -> Parted:
+        whiten = self.whiten[fit, 0 if self.covariance == "tied" else k].double()
+        if self.covariance == "diag":
+            return Parted.of(self.means[fit, k], whiten.pow(-2).diag(), known)
+        eye = torch.eye(len(whiten), dtype=whiten.dtype, device=whiten.device)
+        factor = torch.linalg.solve_triangular(whiten, eye, upper=False)
+        return Parted.of(self.means[fit, k], factor @ factor.T, known)
 
 
 def expect(y: Tensor, mixture: Mixture, noise: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ the standard deviation. A number may also be missing, with a smoothed share of i
 Deviation: a column that Freedman and Diaconis would give more than 512 bins, or whose IQR is 0, gets bins of equal
 counts instead, 2 n^(1/3) of them (heavy tails, repeated values).
 
-Likelihood: exact, a look-up a dimension. Sampling: one or two uniforms a dimension.
+Likelihood: exact, a look-up a dimension. Sampling and completing: one or two uniforms a dimension.
 Expected: digits 2.42 bits/dim, 2.14 with labels, in a second.
 """
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import FitsDirectly, HasLogProb
+from polymode.core.capabilities import Choose, Completes, DrawsInOrder, FitsDirectly, HasLogProb, HasMarginals
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss
@@ -44,7 +44,7 @@ MOST_BINS = 512
 CHUNK = 2**22
 
 
-class Histogram(GenerativeModel, HasLogProb, FitsDirectly):
+class Histogram(GenerativeModel, HasLogProb, HasMarginals, Completes, DrawsInOrder, FitsDirectly):
     """A histogram a dimension, one set of them a class where there are labels.
 
     A class of fewer than 10 rows is served by the histograms of all rows.
@@ -73,8 +73,10 @@ class Histogram(GenerativeModel, HasLogProb, FitsDirectly):
         require_choice("bins", bins, ("freedman-diaconis", "quantile"))
         self.alpha = alpha
         self.classes = Classes(condition_spec)
-        named, numeric = _dimensions(spec)
+        named, numeric = dimensions_of(spec)
         self.values = Values(self.classes.fits, named) if named else None
+        if numeric:
+            self.withheld = (*self.withheld, DrawsInOrder)
         self.numbers = Numbers(self.classes.fits, numeric, bins) if numeric else None
 
     def fit_directly(
@@ -101,11 +103,25 @@ class Histogram(GenerativeModel, HasLogProb, FitsDirectly):
         return Loss(-self._log_prob(x, condition))
 
     def _log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
-        x, fits = x.flatten(1), self.classes.of(condition, len(x))
+        return self._marginal_log_prob(x, torch.ones_like(x, dtype=torch.bool), condition)
+
+    def _marginal_log_prob(self, x: Tensor, known: Tensor, condition: Condition | None) -> Tensor:
+        x, known, fits = x.flatten(1), known.flatten(1), self.classes.of(condition, len(x))
         out = torch.zeros(len(x), dtype=self.dtype, device=x.device)
         for fit, rows in each(fits):
-            out[rows] = sum(part.log_prob(fit, x[rows]).sum(1) for part in self._parts()).to(out.dtype)
+            for part in self._parts():
+                nats = part.log_prob(fit, x[rows])
+                out[rows] += torch.where(known[rows][:, part.at], nats, 0.0).sum(1).to(out.dtype)
         return out
+
+    def _complete(self, x: Tensor, mask: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
+        return self._sample(len(x), condition, generator)  # what is known says nothing about the rest
+
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        assert self.values is not None
+        tables = self.values.log_p[self.classes.of(condition, n)]  # (n, D, K)
+        for d, levels in enumerate(self.values.possible.sum(1).tolist()):
+            choose([d], tables[:, d : d + 1, :levels])
 
     def _sample(self, n: int, condition: Condition | None, generator: torch.Generator) -> Tensor:
         fits = self.classes.of(condition, n)
@@ -169,6 +185,7 @@ class Numbers(nn.Module):
         fits: F, how many histograms a dimension.
         columns: (index, column) of each; a step above zero makes it a lattice.
         bins: how they are chosen.
+        most: bins a dimension at most.
     """
 
     at: Tensor
@@ -179,16 +196,16 @@ class Numbers(nn.Module):
     log_present: Tensor
     decay: Tensor
 
-    def __init__(self, fits: int, columns: list[tuple[int, Numeric]], bins: Bins) -> None:
+    def __init__(self, fits: int, columns: list[tuple[int, Numeric]], bins: Bins, most: int = MOST_BINS) -> None:
         super().__init__()
-        self.bins, self.columns = bins, [c for _, c in columns]
+        self.bins, self.most, self.columns = bins, most, [c for _, c in columns]
         d = len(columns)
         float64 = {"dtype": torch.float64}
         self.register_buffer("at", torch.tensor([j for j, _ in columns]), persistent=False)
         self.register_buffer("step", torch.tensor([c.step for c in self.columns], **float64), persistent=False)
         self.register_buffer("low", torch.tensor([c.low for c in self.columns], **float64), persistent=False)
-        self.register_buffer("edges", torch.full((fits, d, MOST_BINS + 1), torch.inf, **float64))
-        self.register_buffer("log_p", torch.full((fits, d, MOST_BINS + 2), -torch.inf, **float64))
+        self.register_buffer("edges", torch.full((fits, d, most + 1), torch.inf, **float64))
+        self.register_buffer("log_p", torch.full((fits, d, most + 2), -torch.inf, **float64))
         self.register_buffer("log_present", torch.full((fits, d, 2), -math.log(2), **float64))  # missing, present
         self.register_buffer("decay", torch.ones(fits, d, **float64))
         for f in range(fits):  # one bin over the declared range until there are data
@@ -196,14 +213,14 @@ class Numbers(nn.Module):
 
     def fit(self, fit: int, x: Tensor, alpha: float | None) -> None:
         d = len(self.columns)
-        counts = torch.zeros(d, MOST_BINS, dtype=torch.float64, device=x.device)
-        used = torch.zeros(d, MOST_BINS, dtype=torch.bool, device=x.device)
+        counts = torch.zeros(d, self.most, dtype=torch.float64, device=x.device)
+        used = torch.zeros(d, self.most, dtype=torch.bool, device=x.device)
         self.edges[fit], self.log_p[fit] = torch.inf, -torch.inf
         rows = torch.empty(d, dtype=torch.float64, device=x.device)
         for j, (at, column) in enumerate(zip(self.at.tolist(), self.columns, strict=True)):
             cells = x[:, at].double()
             seen = cells[~cells.isnan()]
-            edges = bin_edges(seen, column, self.bins)
+            edges = bin_edges(seen, column, self.bins, self.most)
             b = len(edges) - 1
             self.edges[fit, j, : b + 1] = edges
             counts[j, :b] = torch.bincount(torch.searchsorted(edges, seen, right=True) - 1, minlength=b)
@@ -222,19 +239,26 @@ class Numbers(nn.Module):
 
     def log_prob(self, fit: int, x: Tensor) -> Tensor:
         """(B, D) nats: of a mass on lattices, of a density on reals."""
+        slot, within = self.placed(fit, x)
+        absent = slot > self.most + 1
+        share = self.log_p[fit].gather(1, torch.where(absent, 0, slot).T).T + self.log_present[fit, :, 1]
+        return torch.where(absent, self.log_present[fit, :, 0], share + within)
+
+    def placed(self, fit: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Which slot each number is in, (B, D), the last one, B + 2, for a missing number; and the logarithm of its
+        density, or mass, within the slot."""
         cells = x[:, self.at].double().T.contiguous()  # (D, B)
         absent = cells.isnan()
         cells = torch.where(absent, self.edges[fit, :, :1], cells)
         slot = torch.searchsorted(self.edges[fit], cells, right=True)
         measure, distance, outside = self._place(fit, slot, cells)
-        inside = self.log_p[fit].gather(1, slot) - measure.log()
         decay, step = self.decay[fit].unsqueeze(1), self.step.unsqueeze(1)
         # real: exp(-d / s) / s;  lattice, at the i-th point beyond: (1 - q) q^i with q = exp(-step / s)
         i = ((distance - step / 2) / step.clamp(min=torch.finfo(step.dtype).tiny)).round()
         geometric = torch.log(-torch.expm1(-step / decay)) - i * step / decay
-        beyond = self.log_p[fit].gather(1, slot) + torch.where(step > 0, geometric, -distance / decay - decay.log())
-        present = self.log_present[fit, :, 1:] + torch.where(outside, beyond, inside)
-        return torch.where(absent, self.log_present[fit, :, :1], present).T
+        beyond = torch.where(step > 0, geometric, -distance / decay - decay.log())
+        within = torch.where(outside, beyond, -measure.log())
+        return torch.where(absent, self.most + 2, slot).T, torch.where(absent, 0.0, within).T
 
     def _place(self, fit: int, slot: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(width or lattice points of the bin, distance beyond the range, whether it is beyond) of numbers (D, B)."""
@@ -253,10 +277,14 @@ class Numbers(nn.Module):
 
     def sample(self, fit: int, u: Tensor, v: Tensor) -> Tensor:
         """Numbers (B, D) by two uniforms each: the first picks presence and slot, the second the place within."""
-        edges, last = self.edges[fit], self._last(fit)
         missing = self.log_present[fit, :, 0].exp()
-        absent = u < missing
-        slot = inverse_cdf(self.log_p[fit], ((u - missing) / (1 - missing)).clamp(min=0.0)).T  # (D, B)
+        slot = inverse_cdf(self.log_p[fit], ((u - missing) / (1 - missing)).clamp(min=0.0))
+        return self.within(fit, torch.where(u < missing, self.most + 2, slot), v)
+
+    def within(self, fit: int, slot: Tensor, v: Tensor) -> Tensor:
+        """Numbers (B, D) in given slots (B, D), by one uniform each."""
+        edges, last, absent = self.edges[fit], self._last(fit), slot > self.most + 1
+        slot = torch.where(absent, 0, slot).T  # (D, B)
         inner = slot.clamp(min=1).minimum(last)
         left = edges.gather(1, inner - 1)
         width, step = edges.gather(1, inner) - left, self.step.unsqueeze(1)
@@ -270,8 +298,8 @@ class Numbers(nn.Module):
         return torch.where(absent, torch.nan, x.T)
 
 
-def bin_edges(seen: Tensor, column: Numeric, bins: Bins) -> Tensor:
-    """Increasing edges of at most `MOST_BINS` bins that hold all numbers seen; between lattice points on a lattice."""
+def bin_edges(seen: Tensor, column: Numeric, bins: Bins, most: int = MOST_BINS) -> Tensor:
+    """Increasing edges of at most `most` bins that hold all numbers seen; between lattice points on a lattice."""
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (column.low, column.high)
     n, step = max(1, len(seen)), column.step
     if step > 0:
@@ -285,11 +313,13 @@ def bin_edges(seen: Tensor, column: Numeric, bins: Bins) -> Tensor:
     width = 0.0 if quartiles is None else 2 * float(quartiles[1] - quartiles[0]) * n ** (-1 / 3)
     if step > 0:
         points = round((high - low) / step)
-        width = step if points <= 2 * n ** (1 / 3) else step * max(1, round(width / step)) if width > 0 else 0.0
+        width = (
+            step if points <= min(most, 2 * n ** (1 / 3)) else step * max(1, round(width / step)) if width > 0 else 0.0
+        )
     if quartiles is None:
         inner = seen
-    elif bins == "quantile" or width == 0 or (high - low) / width > MOST_BINS:
-        inner = _equal_counts(seen, low, step)
+    elif bins == "quantile" or width == 0 or (high - low) / width > most:
+        inner = _equal_counts(seen, low, step, most)
     else:
         count = math.ceil((high - low) / width - 1e-9)  # rounding must not add an empty bin
         spacing = width if step > 0 else (high - low) / count
@@ -298,9 +328,9 @@ def bin_edges(seen: Tensor, column: Numeric, bins: Bins) -> Tensor:
     return torch.cat([inner.new_tensor([low]), inner, inner.new_tensor([high])])
 
 
-def _equal_counts(seen: Tensor, low: float, step: float) -> Tensor:
+def _equal_counts(seen: Tensor, low: float, step: float, most: int) -> Tensor:
     """Quantiles as edges; a lattice point that fills whole bins gets one of its own."""
-    count = min(MOST_BINS // 2, math.ceil(2 * len(seen) ** (1 / 3)))
+    count = min(most // 2, math.ceil(2 * len(seen) ** (1 / 3)))
     quantiles = torch.quantile(_some(seen), torch.linspace(0, 1, count + 1).to(seen))
     if step == 0:
         return quantiles
@@ -334,7 +364,7 @@ def inverse_cdf(log_p: Tensor, u: Tensor) -> Tensor:
     return index.minimum(most).T
 
 
-def _dimensions(spec: Spec) -> tuple[list[tuple[int, int]], list[tuple[int, Numeric]]]:
+def dimensions_of(spec: Spec) -> tuple[list[tuple[int, int]], list[tuple[int, Numeric]]]:
     """(index, K) of dimensions of values, (index, column) of dimensions of numbers."""
     match spec.support:
         case Columns(columns=columns):

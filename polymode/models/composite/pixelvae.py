@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
+from polymode.core.capabilities import Choose
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
@@ -140,6 +141,9 @@ class PixelVAE(VAE):
         context = self.context(condition)
         z = self.prior.sample(n, generator, context, self._anchor) * temperature
         return self.pixels._sample(n, self._told(z, context), generator, temperature=pixel_temperature)
+
+    def _decode_in_order(self, z: Tensor, choose: Choose, condition: Condition | None) -> None:
+        self.pixels._draw_in_order(len(z), choose, self._told(z.to(self.dtype), self.context(condition)))
 
     def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
         """Every pixel the likeliest given the code and those before it."""

@@ -36,8 +36,9 @@ from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, Phase, TrainingDefaults
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
-from polymode.models.gan._blocks import Discriminator, Generator, discriminator_loss, generator_loss, r1_penalty
-from polymode.models.gan.gan import default_weight
+from polymode.models.gan._blocks import Discriminator, Generator
+from polymode.models.gan._game import default_weight
+from polymode.parts.adversarial import discriminator_loss, generator_loss, slope_penalty
 from polymode.parts.distributions.gaussian import kl_to_standard_normal
 from polymode.parts.distributions.posteriors import Posterior
 from polymode.parts.encoders.condition import Conditioned, encoder_for
@@ -121,7 +122,8 @@ class VAEGAN(Conditioned, GenerativeModel, HasLatents):
         loss = self.loss(x, condition, generator=generator)
         if self.penalty_weight == 0:
             return loss
-        penalty = r1_penalty(lambda v: self.discriminator(v, condition), self.features(x))
+        y = self.features(x)
+        penalty = slope_penalty("r1", lambda v: self.discriminator(v, condition), y, y, generator)
         return Loss(loss.per_example + self.penalty_weight * penalty, {**loss.parts, "penalty": penalty.detach()})
 
     def _encoder_step(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Loss:
@@ -151,7 +153,6 @@ class VAEGAN(Conditioned, GenerativeModel, HasLatents):
     def similarity(self, y: Float[Tensor, "B F"], back: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
         """1/2 |D_l(x) - D_l(x')|^2 / sigma^2; the discriminator's weights are not moved by it."""
         trunk = self.discriminator.trunk
-        assert trunk is not None
         frozen = {name: p.detach() for name, p in trunk.named_parameters()}
         of_data, of_back = functional_call(trunk, frozen, (torch.cat([y, back]),)).chunk(2)
         return 0.5 * ((of_data - of_back) / self.sigma).square().sum(1)

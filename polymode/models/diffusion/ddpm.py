@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import Denoises, HasBound, HasScore
+from polymode.core.capabilities import Denoises, HasBound, HasScore, Transmits
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
@@ -55,7 +55,7 @@ STRETCHES, RATE = 100, 0.02
 NARROWEST = 0.6
 
 
-class DDPM(Conditioned, GenerativeModel, HasBound, HasScore, Denoises, flow.HasProbabilityFlow):
+class DDPM(Conditioned, GenerativeModel, HasBound, HasScore, Denoises, Transmits, flow.HasProbabilityFlow):
     """A denoising diffusion model for vectors, images and tables.
 
     Args:
@@ -103,6 +103,8 @@ class DDPM(Conditioned, GenerativeModel, HasBound, HasScore, Denoises, flow.HasP
         self.first = self.process.last_below(NARROWEST * self.decoder.narrowest)
         self.bound_name = f"elbo of the {len(self.process.path(likelihood_steps, self.first))}-step chain"
         self.image = backbone == "unet" or (backbone == "auto" and spec.kind == "image" and min(spec.shape[-2:]) >= 8)
+        if spec.levels is None:
+            self.withheld = (*self.withheld, Transmits)  # reals can't be told exactly
         if self.image and spec.kind != "image":
             raise PolymodeError(f"backbone='unet' on {spec}: expected images; give backbone='mlp'")
         if self.image:
@@ -224,6 +226,27 @@ class DDPM(Conditioned, GenerativeModel, HasBound, HasScore, Denoises, flow.HasP
             total = total + 0.5 * (eps.square() - off.square() / variance + math.log(v / variance)).sum(1)
             xt = w_0 * x0 + w_k * xt + math.sqrt(v) * eps
         return total + self.decoder.log_prob(x, denoise(xt, path[-1].t), math.sqrt(variances[-1]))
+
+    def _transmission(
+        self, x: Tensor, condition: Condition | None, generator: torch.Generator
+    ) -> list[tuple[Tensor, Tensor]]:
+        """x_T, ..., x_1 and x_0 one after the other, each at the KL of what is known of it (section 4.3)."""
+        path = self.process.path(self.likelihood_steps, self.first)
+        variances, denoise, x0 = self.variances(path), self.denoiser(condition), self.decoder(x)
+        top, sent = path[0].alpha_bar, []
+        nats = 0.5 * (top * (x0.square() - 1) - math.log(1 - top)).sum(1)
+        xt = math.sqrt(top) * x0 + math.sqrt(1 - top) * rng.randn(x0.shape, generator, x0)
+        for transition, variance in zip(path[:-1], variances[:-1], strict=True):
+            w_0, w_k, v = transition.posterior
+            guess = denoise(xt, transition.t)
+            sent.append((nats, guess))
+            missed = (w_0 * (x0 - guess)).square() / variance
+            nats = nats + 0.5 * (missed + v / variance - 1 + math.log(variance / v)).sum(1)
+            xt = w_0 * x0 + w_k * xt + math.sqrt(v) * rng.randn(x0.shape, generator, x0)
+        guess = denoise(xt, path[-1].t)
+        last = nats - self.decoder.log_prob(x, guess, math.sqrt(variances[-1]))
+        half = ((self.spec.levels or 0) - 1) / 2  # levels 0 .. K - 1 lie on [-1, 1]
+        return [(n, ((y + 1) * half).view(x.shape)) for n, y in (*sent, (nats, guess), (last, x0))]
 
     # -- the probability flow --------------------------------------------------------------------------------------
     def probability_flow(self, condition: Condition | None) -> flow.GaussianFlow:

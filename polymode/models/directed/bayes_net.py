@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import Completes, HasLogProb
+from polymode.core.capabilities import Choose, Completes, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, nearest
 from polymode.core.loss import Loss, TrainingDefaults
@@ -49,7 +49,7 @@ MOST_STATES, CHUNK = 2**16, 2**17
 Variable = str | int
 
 
-class BayesNet(Conditioned, GenerativeModel, HasLogProb, Completes):
+class BayesNet(Conditioned, GenerativeModel, HasLogProb, Completes, DrawsInOrder):
     """A Bayesian network with neural conditionals.
 
     Args:
@@ -90,6 +90,8 @@ class BayesNet(Conditioned, GenerativeModel, HasLogProb, Completes):
         self.parents = [list(range(j)) for j in range(d)] if edges is None else self._parents(edges)
         self.order = graphs.topological_order(self.parents)
         self.features, self.head = Features(spec), head_for(spec, components=components)
+        if not spec.is_finite:
+            self.withheld = (*self.withheld, DrawsInOrder)
         specs = [one_dimension(spec, j) for j in range(d)]
         self.dimensions = nn.ModuleList(Dimension(Features(s), head_for(s, components=components)) for s in specs)
         self.condition_encoder, width = encoder_for(condition_spec, max(hidden))
@@ -163,6 +165,14 @@ class BayesNet(Conditioned, GenerativeModel, HasLogProb, Completes):
             x[:, d] = torch.where(known[:, d], x[:, d], drawn[:, 0])
             y[:, self.features.owner == d] = one.features(x[:, d : d + 1])
         return x
+
+    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
+        x = torch.zeros(n, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
+        y, context = self.features(x), self.context(condition)
+        for d in self.order:
+            one = self.dimensions[d]
+            [(_, table)] = one.head.tables(self.nets.one(d, y, context))
+            y[:, self.features.owner == d] = one.features(choose([d], table).to(x.dtype))
 
     # -- completing ------------------------------------------------------------------------------------------------
     def _complete(

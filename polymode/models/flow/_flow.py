@@ -21,7 +21,7 @@ from polymode.core.capabilities import HasLatents
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.spec import Spec
 from polymode.parts.bijections.base import Bijection
-from polymode.parts.dequantized import DequantizedDensity
+from polymode.parts.dequantized import Dequantization, DequantizedDensity
 from polymode.parts.encoders.condition import Conditioned
 
 
@@ -31,12 +31,22 @@ class Flow(Conditioned, DequantizedDensity, HasLatents):
     Args:
         spec: what one datum is.
         condition_spec: what it is conditioned on.
+        squash: lattice data through a logit.
+        dequantization: of lattice data, "uniform" or "variational".
     """
 
     flow: Bijection
 
-    def __init__(self, spec: Spec, condition_spec: ConditionSpec | None = None) -> None:
-        super().__init__(spec, condition_spec, squash=not spec.is_continuous)  # reals have no walls
+    def __init__(
+        self,
+        spec: Spec,
+        condition_spec: ConditionSpec | None = None,
+        *,
+        squash: bool = True,
+        dequantization: Dequantization = "uniform",
+    ) -> None:
+        # reals have no walls
+        super().__init__(spec, condition_spec, squash=squash and not spec.is_continuous, dequantization=dequantization)
 
     def to_base(
         self, y: Float[Tensor, "B D"], condition: Condition | None = None

@@ -34,7 +34,9 @@ from polymode.models.flow._flow import Flow
 from polymode.parts.bijections.affine import ActNorm, ContextAffine
 from polymode.parts.bijections.base import Bijection, Chain
 from polymode.parts.bijections.coupling import Couplings
+from polymode.parts.bijections.elementwise import Affine, Shift
 from polymode.parts.bijections.multiscale import MultiScale, most_scales
+from polymode.parts.dequantized import Dequantization
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn.mlp import MLP, Activation
 from polymode.parts.nn.resnet import ResNet
@@ -57,6 +59,7 @@ class RealNVP(Flow):
         backbone: "conv" for the multi-scale flow, "mlp" for couplings of the flat vector, "auto" for "conv" on images
             that can be halved.
         scale: affine couplings; False for additive ones.
+        dequantization: of lattice data, "uniform" or "variational" by a learned noise.
 
     Raises:
         PolymodeError: layers, scales or widths below one, or a conv backbone on data that can't be halved.
@@ -75,8 +78,9 @@ class RealNVP(Flow):
         activation: Activation = "relu",
         backbone: Literal["auto", "mlp", "conv"] = "auto",
         scale: bool = True,
+        dequantization: Dequantization = "uniform",
     ) -> None:
-        super().__init__(spec, condition_spec)
+        super().__init__(spec, condition_spec, dequantization=dequantization)
         require_choice("backbone", backbone, ("auto", "mlp", "conv"))
         scales_possible = most_scales(spec.shape) if spec.kind == "image" else 0
         if backbone == "conv" and scales_possible == 0:
@@ -96,16 +100,17 @@ class RealNVP(Flow):
             options = {"width": hidden[0], "blocks": len(hidden), "size": size, "act": activation}
             return ResNet(ins, outs, context_features=width, zero_last=True, **options)
 
+        transform = Affine() if scale else Shift()
         steps: list[Bijection] = [ActNorm(spec.num_dims)]
         if conv:
             # a step of convolutions costs some fifty times one of perceptrons: many small ones learn faster
             self.defaults = replace(self.defaults, batch_size=64)
             shape, scales = (spec.shape[0], spec.shape[1], spec.shape[2]), min(scales, scales_possible)
             steps.append(
-                MultiScale(shape, convolutions, scales=scales, layers=layers, scale=scale, generator=generator)
+                MultiScale(shape, convolutions, scales=scales, layers=layers, transform=transform, generator=generator)
             )
         elif spec.num_dims > 1:
-            steps.append(Couplings(spec.num_dims, perceptron, layers=layers, scale=scale, generator=generator))
+            steps.append(Couplings(spec.num_dims, perceptron, layers=layers, transform=transform, generator=generator))
         elif width:
             steps.append(ContextAffine(1, width))
         self.flow = Chain(steps)

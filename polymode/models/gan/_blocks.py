@@ -1,13 +1,14 @@
-"""The two players of an adversarial network, their objectives and the penalties on the discriminator's gradient."""
+"""The two players of an adversarial network, of perceptrons or of convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
@@ -15,54 +16,18 @@ from polymode.core.spec import Categorical, Columns, Spec
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.features import Features
 from polymode.parts.nn.dcgan import ConvDiscriminator, ConvGenerator
+from polymode.parts.nn.minibatch import MinibatchDeviation, MinibatchDiscrimination
 from polymode.parts.nn.mlp import MLP
+from polymode.parts.nn.spectral import spectrally_normalised
 
-Objective = Literal["non-saturating", "minimax", "hinge", "wasserstein"]
-Penalty = Literal["none", "r1", "gp"]
 Backbone = Literal["mlp", "dcgan"]
+Norm = Literal["none", "spectral"]
+Minibatch = Literal["none", "deviation", "discrimination"]
 
 #: temperature of the relaxed one-hots that a table's generator shows the discriminator
 GUMBEL_TEMPERATURE = 0.5
-
-
-def discriminator_loss(objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises, (B,), from its logits on data and on samples."""
-    match objective:
-        case "non-saturating" | "minimax":
-            return F.softplus(-real) + F.softplus(fake)
-        case "hinge":
-            return F.relu(1 - real) + F.relu(1 + fake)
-        case "wasserstein":
-            return fake - real
-
-
-def generator_loss(objective: Objective, fake: Tensor) -> Tensor:
-    """What the generator minimises, (B,), from the discriminator's logits on samples."""
-    match objective:
-        case "non-saturating":
-            return F.softplus(-fake)  # -log D
-        case "minimax":
-            return -F.softplus(fake)  # log(1 - D)
-        case "hinge" | "wasserstein":
-            return -fake
-
-
-def r1_penalty(score: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """1/2 |grad score(y)|^2 at data, (B,) (Mescheder et al. 2018, arXiv:1801.04406, eq. 9)."""
-    return 0.5 * _gradient(score, y).pow(2).sum(1)
-
-
-def gp_penalty(score: Callable[[Tensor], Tensor], y: Tensor, fake: Tensor, u: Tensor) -> Tensor:
-    """(|grad score| - 1)^2 at y + u (fake - y), u (B, 1), (B,) (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
-    gradient = _gradient(score, torch.lerp(y, fake, u))
-    # the root has no derivative at zero, where a discriminator of dead units starts
-    return ((gradient.pow(2).sum(1) + 1e-12).sqrt() - 1) ** 2
-
-
-def _gradient(score: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    y = y.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(score(y).sum(), y, create_graph=True)
-    return gradient
+#: the uniform number whose Gumbel noise is zero
+QUIET = math.exp(-1)
 
 
 class Generator(nn.Module):
@@ -99,6 +64,10 @@ class Generator(nn.Module):
         z = truncation * rng.randn((n, self.latent_dims), generator, like)
         return z, rng.rand((n, len(self.one_hot)), generator, like)
 
+    def likeliest(self, z: Float[Tensor, "B Z"], condition: Condition | None) -> Float[Tensor, "B F"]:
+        """The features of codes, each category the likeliest."""
+        return self((z, z.new_full((len(z), len(self.one_hot)), QUIET)), condition)
+
     def forward(self, noise: tuple[Tensor, Tensor], condition: Condition | None) -> Tensor:
         z, u = noise
         if self.encoder is not None and condition is not None:
@@ -116,6 +85,17 @@ class Discriminator(nn.Module):
 
     The perceptron sees the condition in every layer; the convolutional one compares it with its last features
     (projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637, eq. 3).
+
+    Args:
+        spec: what one datum is.
+        condition_spec: what it is conditioned on.
+        backbone: of which networks.
+        hidden: widths of the perceptron.
+        channels: of the convolutions at full size.
+        norm: "spectral" divides every weight by its largest singular value, a convolution's by that of its kernel as
+            a matrix (C_out, C_in K K) (Miyato et al. 2018, arXiv:1802.05957, eq. 8 and section 2.1).
+        minibatch: what the last layer is told of the rest of the batch; see `parts.nn.minibatch`.
+        pack: rows judged together, side by side.
     """
 
     def __init__(
@@ -125,25 +105,123 @@ class Discriminator(nn.Module):
         backbone: Backbone,
         hidden: Sequence[int],
         channels: int,
+        *,
+        norm: Norm = "none",
+        minibatch: Minibatch = "none",
+        pack: int = 1,
     ) -> None:
         super().__init__()
-        size = Features(spec).size
-        self.trunk = ConvDiscriminator(spec.shape, channels=channels) if backbone == "dcgan" else None
-        self.encoder, width = encoder_for(condition_spec, hidden[-1] if self.trunk is None else self.trunk.out_features)
-        if self.trunk is None:
-            self.top: nn.Module = MLP(size, 1, hidden, context_features=width, act="leaky_relu")
+        self.projects = backbone == "dcgan"
+        width, self.encoder, self.trunk = 0, None, None
+        if self.projects:
+            c, h, w = spec.shape
+            self.trunk = ConvDiscriminator((pack * c, h, w), channels=channels)
+            self.encoder, _ = encoder_for(condition_spec, self.trunk.out_features)
         else:
-            self.top = nn.Linear(self.trunk.out_features, 1)
+            self.encoder, width = encoder_for(condition_spec, hidden[-1])
+            self.trunk = _Perceptron(pack * Features(spec).size, hidden, context_features=width)
+        read = self.trunk.out_features
+        self.minibatch = None
+        if minibatch != "none":
+            layer = MinibatchDeviation if minibatch == "deviation" else MinibatchDiscrimination
+            self.minibatch = layer(read)
+            read = self.minibatch.out_features
+        self.last = nn.Linear(read, 1)
+        if norm == "spectral":
+            spectrally_normalised(self)
 
-    def forward(self, y: Tensor, condition: Condition | None) -> Tensor:
-        context = None if self.encoder is None or condition is None else self.encoder(condition)
-        if self.trunk is None:
-            return self.top(y, context).squeeze(1)
-        features = self.trunk(y)
-        score = self.top(features).squeeze(1)
-        if context is None:
+    def read(self, y: Tensor, condition: Condition | None) -> Float[Tensor, "B R"]:
+        """The features that it judges by."""
+        return self._read(y, self._context(condition))
+
+    def forward(self, y: Tensor, condition: Condition | None) -> Float[Tensor, " B"]:
+        context = self._context(condition)
+        features = self._read(y, context)
+        score = self.last(features if self.minibatch is None else self.minibatch(features)).squeeze(1)
+        if context is None or not self.projects:
             return score
         return score + (features * context).sum(1) / features.shape[1] ** 0.5
+
+    def _context(self, condition: Condition | None) -> Tensor | None:
+        return None if self.encoder is None or condition is None else self.encoder(condition)
+
+    def _read(self, y: Tensor, context: Tensor | None) -> Tensor:
+        return self.trunk(y) if self.projects else self.trunk(y, context)
+
+
+class Telling(nn.Module):
+    """A discriminator that tells something more from the features that it judges by, (B, `told`).
+
+    Args:
+        judge: the discriminator.
+        told: how many numbers.
+        hidden: widths of the perceptron between features and them.
+    """
+
+    def __init__(self, judge: Discriminator, told: int, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.judge = judge
+        self.teller = MLP(judge.trunk.out_features, told, hidden, act="leaky_relu")
+
+    def read(self, y: Tensor, condition: Condition | None) -> Float[Tensor, "B R"]:
+        """The features that it judges by."""
+        return self.judge.read(y, condition)
+
+    def forward(self, y: Tensor, condition: Condition | None) -> Float[Tensor, " B"]:
+        return self.judge(y, condition)
+
+    def tell(self, y: Tensor, condition: Condition | None) -> Float[Tensor, "B N"]:
+        """What it tells of each row."""
+        return self.teller(self.read(y, condition))
+
+
+class JointDiscriminator(nn.Module):
+    """A logit (B,) of pairs of features and codes side by side, (B, F + Z), and a condition.
+
+    Args:
+        trunk: features (B, F) to what is compared with the code, or None for the features themselves.
+        features: F.
+        read: how many numbers the trunk gives.
+        latent_dims: Z.
+        hidden: widths of the perceptron that sees both.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module | None,
+        condition_spec: ConditionSpec | None,
+        *,
+        features: int,
+        read: int,
+        latent_dims: int,
+        hidden: Sequence[int],
+        norm: Norm = "none",
+    ) -> None:
+        super().__init__()
+        self.trunk, self.features = trunk, features
+        self.encoder, width = encoder_for(condition_spec, hidden[-1])
+        self.body = _Perceptron(read + latent_dims, hidden, context_features=width)
+        self.last = nn.Linear(hidden[-1], 1)
+        if norm == "spectral":
+            spectrally_normalised(self)
+
+    def read(self, pairs: Tensor, condition: Condition | None) -> Float[Tensor, "B R"]:
+        """The features that it judges by."""
+        y, z = pairs.split([self.features, pairs.shape[1] - self.features], 1)
+        seen = y if self.trunk is None else self.trunk(y)
+        context = None if self.encoder is None or condition is None else self.encoder(condition)
+        return self.body(torch.cat([seen, z], 1), context)
+
+    def forward(self, pairs: Tensor, condition: Condition | None) -> Float[Tensor, " B"]:
+        return self.last(self.read(pairs, condition)).squeeze(1)
+
+
+class _Perceptron(MLP):
+    """A perceptron up to its last hidden layer, (B, F) to (B, `out_features`)."""
+
+    def __init__(self, in_features: int, hidden: Sequence[int], *, context_features: int) -> None:
+        super().__init__(in_features, 1, hidden, context_features=context_features, act="leaky_relu")
+        self.last, self.out_features = nn.Identity(), hidden[-1]
 
 
 def _one_hot(spec: Spec, owner: Tensor) -> Tensor:

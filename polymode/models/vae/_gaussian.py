@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import HasBound, HasLatents, HasPosterior
+from polymode.core.capabilities import Choose, DecodesInOrder, HasBound, HasLatents, HasPosterior
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
@@ -37,7 +37,7 @@ Network = Literal["auto", "mlp", "conv"]
 FLOW_WIDTH = 128
 
 
-class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosterior):
+class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosterior, DecodesInOrder):
     """An autoencoder whose code is real; abstract in `loss`.
 
     Args:
@@ -95,6 +95,8 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         self.posterior_kind = Posterior(latent_dims, posterior, width=FLOW_WIDTH)
         if self.posterior_kind.flow is not None:
             self.withheld = (HasPosterior,)  # its posterior is no Gaussian
+        if not spec.is_finite:
+            self.withheld = (*self.withheld, DecodesInOrder)
         self.prior = prior_for(
             prior, latent_dims, size=prior_size, features=self.features.size, context_features=width,
             encode=self._encode_features,
@@ -198,6 +200,10 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
 
     def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
         return self.posterior_kind.mean(self.posterior_params(x, self.context(condition)))
+
+    def _decode_in_order(self, z: Tensor, choose: Choose, condition: Condition | None) -> None:
+        for dims, table in self.head.tables(self.decoder(z.to(self.dtype), self.context(condition))):
+            choose(dims, table)
 
     def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
         return self.head.mean(self.decoder(z.to(self.dtype), self.context(condition)))

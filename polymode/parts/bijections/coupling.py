@@ -1,16 +1,13 @@
-"""Affine coupling: one half of the channels is scaled and shifted by functions of the other half.
+"""Coupling: one half of the channels is mapped by functions of the other half.
 
 Dinh, Sohl-Dickstein and Bengio 2017 (arXiv:1605.08803, eq. 4-8), in the direction of density estimation:
 
-    b' = b exp(s(a)) + t(a),   a' = a,   log |det| = sum s(a);     b = (b' - t(a)) exp(-s(a))
-    s = cap tanh(raw)
+    b' = f(b; theta(a)),   a' = a,   log |det| = sum log f';     b = f^-1(b'; theta(a))
 
-Halves stay two tensors that swap roles from coupling to coupling, so nothing is masked, copied or concatenated
-between two of them; one network output holds both raw and t. The last layer of a network starts at zero, and so a
-stack starts as the identity up to its permutations. Without scale the map is additive and keeps volume (Dinh, Krueger
-and Bengio 2014, arXiv:1410.8516, eq. 9).
-Deviation: the paper's factor of the tanh is learned; here it is a constant, so that no scale leaves
-[exp(-cap), exp(cap)] and both directions stay finite far from the data.
+with any elementwise f: affine, additive (Dinh, Krueger and Bengio 2014, arXiv:1410.8516, eq. 9), splines (Durkan et
+al. 2019, arXiv:1906.04032). Halves stay two tensors that swap roles from coupling to coupling, so nothing is masked,
+copied or concatenated between two of them; one network output holds all parameters. The last layer of a network
+starts at zero, and so a stack starts as the identity up to its permutations.
 """
 
 from __future__ import annotations
@@ -21,64 +18,57 @@ import torch
 from torch import Tensor, nn
 
 from polymode.parts.bijections.base import Bijection
-from polymode.parts.bijections.fused import PerceptronCoupling, scale_shift
+from polymode.parts.bijections.elementwise import Affine, Elementwise
+from polymode.parts.bijections.fused import can_fuse, columns, fused_affine, layers_of, scale_shift
 from polymode.parts.bijections.rearrange import Permutation
 from polymode.parts.nn.mlp import MLP
 
 #: makes the network of one coupling: (channels in, channels out) -> module of (half, context) -> (B, channels out, ...)
 MakeNet = Callable[[int, int], nn.Module]
-#: largest log-scale of one coupling
-CAP = 2.0
 
 
-class AffineCoupling(nn.Module):
-    """Transforms `b` given `a`, two halves of one datum split along axis 1.
+class Coupling(nn.Module):
+    """Maps `b` given `a`, two halves of one datum split along axis 1.
 
     Args:
-        net: (a, context) -> raw scales and shifts along axis 1, or shifts alone without scale.
-        scale: affine when True, additive when False.
-        cap: largest log-scale.
+        net: (features of a, context) -> raw parameters along axis 1, those of one kind for all channels together.
+        transform: what is done to each element of b; None for `Affine`.
+        seen: the map of a's elements, which says how the network sees them; None for as they are.
     """
 
-    def __init__(self, net: nn.Module, *, scale: bool = True, cap: float = CAP) -> None:
+    def __init__(self, net: nn.Module, transform: Elementwise | None = None, seen: Elementwise | None = None) -> None:
         super().__init__()
-        self.net, self.scale, self.cap = net, scale, cap
-        self.fusible = isinstance(net, MLP) and isinstance(net.act, nn.ReLU)
+        self.net, self.transform, self.seen = net, transform or Affine(), seen
+        self.fusible = can_fuse(net)
 
     def _fused(self, a: Tensor) -> bool:
         return self.fusible and not torch.is_autocast_enabled(a.device.type)
 
-    def _scale_shift(self, a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _params(self, a: Tensor, context: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """(P, C, ..., B). Under autocast the network answers in half precision; the map stays in that of the data."""
+        a = a if self.seen is None else self.seen.features(a)
         if self._fused(a) and not torch.is_grad_enabled():
-            return scale_shift(a, self.cap, _layers(self.net, context))
-        # under autocast the network answers in half precision; the map itself stays in that of the data
-        raw, shift = self.net(a, context).to(a.dtype).chunk(2, dim=1)
-        return torch.tanh(raw) * self.cap, shift
+            params = columns(a, layers_of(self.net, context))
+        elif isinstance(self.net, MLP):
+            params = self.net.columns(a, context)
+        else:
+            params = self.net(a, context).movedim(0, -1)
+        return params.to(dtype).unflatten(0, (self.transform.num_params, -1))
 
     def to_base(self, a: Tensor, b: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(b', log |det|)."""
-        if not self.scale:
-            return b + self.net(a, context).to(b.dtype), b.new_zeros(len(b))
-        if self._fused(a) and torch.is_grad_enabled():
-            return PerceptronCoupling.apply(a, b, self.cap, *_layers(self.net, context))
-        log_scale, shift = self._scale_shift(a, context)
-        return torch.addcmul(shift, b, log_scale.exp()), log_scale.flatten(1).sum(1)
+        if isinstance(self.transform, Affine) and self._fused(a):
+            return fused_affine(a, b, self.transform.cap, layers_of(self.net, context))
+        z, log_slope = self.transform.to_base(b.movedim(0, -1), self._params(a, context, b.dtype))
+        return z.movedim(-1, 0), log_slope.flatten(0, -2).sum(0)
 
     def from_base(self, a: Tensor, b: Tensor, context: Tensor | None = None) -> Tensor:
         """The b that `to_base` would map to this one."""
-        if not self.scale:
-            return b - self.net(a, context).to(b.dtype)
-        log_scale, shift = self._scale_shift(a, context)
-        return (b - shift) * torch.exp(-log_scale)
-
-
-def _layers(net: nn.Module, context: Tensor | None) -> list[Tensor]:
-    """(W_1, c_1, ..., W_n, c_n) of a perceptron, a context's part added to the biases of its hidden layers."""
-    assert isinstance(net, MLP)
-    found: list[Tensor] = []
-    for i, layer in enumerate(net.layers):
-        found += [layer.weight, layer.bias if context is None else layer.bias + net.contexts[i](context)]
-    return [*found, net.last.weight, net.last.bias]
+        if isinstance(self.transform, Affine) and self._fused(a) and not torch.is_grad_enabled():
+            log_scale, shift = scale_shift(a, self.transform.cap, layers_of(self.net, context))
+            return (b - shift).mul_(log_scale.neg_().exp_())
+        x = self.transform.from_base(b.movedim(0, -1), self._params(a, context, b.dtype))
+        return x.movedim(-1, 0)
 
 
 class Couplings(Bijection):
@@ -91,7 +81,7 @@ class Couplings(Bijection):
         channels: size of axis 1, at least 2.
         make_net: makes the network of one coupling.
         layers: couplings.
-        scale: affine or additive.
+        transform: what is done to each element; None for `Affine`.
         permute: draw permutations; False keeps one split throughout (checkerboards).
         generator: where permutations are drawn from.
     """
@@ -103,18 +93,22 @@ class Couplings(Bijection):
         *,
         layers: int,
         generator: torch.Generator,
-        scale: bool = True,
+        transform: Elementwise | None = None,
         permute: bool = True,
     ) -> None:
         super().__init__()
         self.sizes = [channels // 2, channels - channels // 2]
-        outputs = 2 if scale else 1
-        self.couplings = nn.ModuleList(
-            AffineCoupling(make_net(self.sizes[i % 2], outputs * self.sizes[1 - i % 2]), scale=scale)
-            for i in range(layers)
-        )
         drawn = (layers - 1) // 2 if permute and channels > 2 else 0
         self.permutations = nn.ModuleList(Permutation.drawn(channels, generator) for _ in range(drawn))
+        self.couplings = nn.ModuleList()
+        transform, dims = transform or Affine(), torch.arange(channels)
+        for i in range(layers):
+            if i and i % 2 == 0 and drawn:
+                dims = dims[self.permutations[i // 2 - 1].order]
+            halves = dims.split(self.sizes)
+            seen, mapped = transform.of(halves[i % 2]), transform.of(halves[1 - i % 2])
+            ins, outs = len(seen.owner(len(halves[i % 2]))), mapped.num_params * len(halves[1 - i % 2])
+            self.couplings.append(Coupling(make_net(ins, outs), mapped, seen))
 
     def to_base(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         halves = list(x.split(self.sizes, dim=1))

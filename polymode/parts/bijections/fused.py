@@ -7,9 +7,10 @@ and, with g = dL/db' and l = dL/dlog|det|,
 
     dL/db = g exp(s),  dL/draw = cap (1 - tanh^2) (g b exp(s) + l),  dL/dt = g,  then back through the perceptron.
 
-Activations are rectified in place and nothing is kept that can be had from what is kept, which makes a training step
-about a tenth faster than the graph of single operations (`benchmarks/flows.py`). A c_i may be one vector, or one a row
-when a context was added to it. Derivatives of derivatives are refused by `once_differentiable`.
+The same step serves masked maps, where a and b are one tensor and the weights are masked. Activations are rectified
+in place and nothing is kept that can be had from what is kept, which makes a training step about a tenth faster than
+the graph of single operations (`benchmarks/flows.py`). A c_i may be one vector, or one a row when a context was added
+to it. Derivatives of derivatives are refused by `once_differentiable`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,54 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from polymode.parts.nn.masked import MaskedLinear, MaskedMLP
+from polymode.parts.nn.mlp import MLP
+
+
+def can_fuse(net: nn.Module) -> bool:
+    """Whether a network is a plain relu perceptron, masked or not."""
+    if isinstance(net, MLP):
+        return isinstance(net.act, nn.ReLU) and not net.norms
+    return isinstance(net, MaskedMLP) and isinstance(net.act, nn.ReLU) and net.direct is None
+
+
+def layers_of(net: nn.Module, context: Tensor | None) -> list[Tensor]:
+    """(W_1, c_1, ..., W_n, c_n) of such a network, a context's part added to the biases of its hidden layers."""
+    assert isinstance(net, MLP | MaskedMLP)
+    found: list[Tensor] = []
+    for i, layer in enumerate([*net.layers, net.last]):
+        bias = layer.bias if context is None or layer is net.last else layer.bias + net.contexts[i](context)
+        found += [layer.masked_weight if isinstance(layer, MaskedLinear) else layer.weight, bias]
+    return found
+
+
+def columns(a: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    """(out, B) of a perceptron without a graph."""
+    return torch.addmm(layers[-1].unsqueeze(1), layers[-2], _hidden(a, layers).t())
 
 
 def scale_shift(a: Tensor, cap: float, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(s, t) without a graph: every hidden layer is rectified in place and dropped as soon as it was read."""
+    """(s, t) without a graph."""
+    squashed, shift = _last(_hidden(a, layers), layers[-2], layers[-1])
+    return squashed.mul_(cap), shift
+
+
+def fused_affine(a: Tensor, b: Tensor, cap: float, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(b', log |det|), with a graph where gradients are on."""
+    if torch.is_grad_enabled():
+        return PerceptronCoupling.apply(a, b, cap, *layers)
+    log_scale, shift = scale_shift(a, cap, layers)
+    return shift.addcmul_(b, log_scale.exp()), log_scale.sum(1)
+
+
+def _hidden(a: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    """The last hidden layer; every one is rectified in place and dropped as soon as it was read."""
     for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
         a = torch.addmm(bias, a, weight.t()).relu_()
-    squashed, shift = _last(a, layers[-2], layers[-1])
-    return squashed.mul_(cap), shift
+    return a
 
 
 def _last(h: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

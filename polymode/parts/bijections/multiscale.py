@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.parts.bijections.base import Bijection, Chain
-from polymode.parts.bijections.coupling import Couplings
+from polymode.parts.bijections.coupling import Coupling, Couplings
+from polymode.parts.bijections.elementwise import Elementwise
 from polymode.parts.bijections.rearrange import Permutation, Squeeze, checkerboard_order
 
 #: makes the network of a coupling on images: (channels in, channels out, (H, W)) -> module
@@ -31,52 +32,57 @@ def most_scales(shape: tuple[int, ...]) -> int:
     return next(k for k in range(64) if shape[1] % 2 ** (k + 1) or shape[2] % 2 ** (k + 1))
 
 
-class MultiScale(Bijection):
-    """A flat image (B, D) to a flat base vector (B, D).
+class Scales(Bijection):
+    """A flat image (B, D) to a flat base vector (B, D): at each scale a map that halves height and width, after which
+    half of the channels leave, but for the last scale.
 
     Args:
         shape: (C, H, W), with H and W divisible by 2^scales.
-        make_net: makes the network of one coupling.
+        make_level: (scale from 0, channels and size after squeezing) -> the scale's map, squeezing included.
         scales: at least 1, at most `most_scales(shape)`.
-        layers: couplings a scale, the first half of them (rounded up) checkerboard, the others channel-wise.
-        scale: affine or additive couplings.
-        generator: where permutations are drawn from.
+        make_split: (channels) -> a coupling of the channels that leave given as many that stay: a learned prior of
+            the former (Kingma and Dhariwal 2018, arXiv:1807.03039); none where not given.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        make_net: MakeImageNet,
+        make_level: Callable[[int, int, tuple[int, int]], Bijection],
         *,
         scales: int,
-        layers: int,
-        generator: torch.Generator,
-        scale: bool = True,
+        make_split: Callable[[int], Coupling] | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.levels = nn.ModuleList()
-        self.shapes: list[tuple[int, int, int]] = []  # of the image after the couplings of each scale
+        self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
+        self.shapes: list[tuple[int, int, int]] = []  # of the image after the map of each scale
         channels, height, width = shape
-        for _ in range(scales):
+        for i in range(scales):
             channels, height, width = 4 * channels, height // 2, width // 2
             self.shapes.append((channels, height, width))
-            self.levels.append(_level(channels, (height, width), make_net, layers, scale, generator))
+            self.levels.append(make_level(i, channels, (height, width)))
             channels //= 2
+            if make_split is not None and i + 1 < scales:
+                self.splits.append(make_split(channels))
 
     def to_base(self, x: Float[Tensor, "B D"], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._through(x, lambda level, y: level.to_base(y, context))
+        return self._through(x, context, lambda level, y: level.to_base(y, context))
 
     def initialise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self._through(x, lambda level, y: (level.initialise(y, context), y.new_zeros(len(y))))[0]
+        return self._through(x, context, lambda level, y: (level.initialise(y, context), y.new_zeros(len(y))))[0]
 
-    def _through(self, x: Tensor, run: Callable[[Bijection, Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def _through(
+        self, x: Tensor, context: Tensor | None, run: Callable[[Bijection, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         y, log_det, out = x.view(-1, *self.shape), x.new_zeros(len(x)), []
         for i, level in enumerate(self.levels):
             y, change = run(level, y)
             log_det = log_det + change
             if i + 1 < len(self.levels):
                 y, done = y.chunk(2, dim=1)
+                if self.splits:
+                    done, change = self.splits[i].to_base(y, done, context)
+                    log_det = log_det + change
                 out.append(done.flatten(1))
         return torch.cat([*out, y.flatten(1)], dim=1), log_det
 
@@ -88,13 +94,49 @@ class MultiScale(Bijection):
         for i in range(last, -1, -1):
             channels, height, width = self.shapes[i]
             if i < last:
-                y = torch.cat([y, pieces[i].view(-1, channels // 2, height, width)], dim=1)
+                done = pieces[i].view(-1, channels // 2, height, width)
+                if self.splits:
+                    done = self.splits[i].from_base(y, done, context)
+                y = torch.cat([y, done], dim=1)
             y = self.levels[i].from_base(y, context)
         return y.flatten(1)
 
 
+class MultiScale(Scales):
+    """RealNVP's scales: checkerboard couplings, then channel-wise ones.
+
+    Args:
+        shape: (C, H, W), with H and W divisible by 2^scales.
+        make_net: makes the network of one coupling.
+        scales: at least 1, at most `most_scales(shape)`.
+        layers: couplings a scale, the first half of them (rounded up) checkerboard, the others channel-wise.
+        transform: what a coupling does to each element; None for `Affine`.
+        generator: where permutations are drawn from.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        make_net: MakeImageNet,
+        *,
+        scales: int,
+        layers: int,
+        generator: torch.Generator,
+        transform: Elementwise | None = None,
+    ) -> None:
+        def level(_: int, channels: int, size: tuple[int, int]) -> Bijection:
+            return _level(channels, size, make_net, layers, transform, generator)
+
+        super().__init__(shape, level, scales=scales)
+
+
 def _level(
-    channels: int, size: tuple[int, int], make_net: MakeImageNet, layers: int, scale: bool, generator: torch.Generator
+    channels: int,
+    size: tuple[int, int],
+    make_net: MakeImageNet,
+    layers: int,
+    transform: Elementwise | None,
+    generator: torch.Generator,
 ) -> Chain:
     """One scale: squeeze, checkerboard couplings, channel-wise couplings."""
 
@@ -104,7 +146,7 @@ def _level(
             lambda ins, outs: make_net(ins, outs, size),
             layers=count,
             generator=generator,
-            scale=scale,
+            transform=transform,
             permute=permute,
         )
 

@@ -42,6 +42,7 @@ class Head(nn.Module):
         super().__init__()
         self.spec = spec
         self.num_params = len(owner)
+        self.dimensions = list(range(spec.num_dims))
         self.register_buffer("owner", owner, persistent=False)
 
     @abstractmethod
@@ -55,6 +56,11 @@ class Head(nn.Module):
     @abstractmethod
     def mean(self, params: Float[Tensor, "B P"]) -> Tensor:
         """The mean (rounded to the lattice) or likeliest datum of each row, (B, *shape)."""
+
+    def tables(self, params: Float[Tensor, "B P"]) -> list[tuple[list[int], Float[Tensor, "B d K"]]]:
+        """Nats of every value of every dimension: dimensions with the table that they share, and so a number of values
+        K. Of specs that are finite."""
+        raise NotImplementedError(f"{type(self).__name__} has values without end")
 
     def initial(self) -> Float[Tensor, " P"]:
         """Parameters to start from: a network's last bias."""
@@ -76,6 +82,9 @@ class BernoulliHead(Head):
 
     def mean(self, params: Tensor) -> Tensor:
         return (params > 0).to(self.spec.dtype).view(-1, *self.spec.shape)
+
+    def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
+        return [(self.dimensions, F.logsigmoid(torch.stack([-params, params], -1)))]
 
 
 class CategoricalHead(Head):
@@ -104,6 +113,9 @@ class CategoricalHead(Head):
             values = torch.arange(self.levels, dtype=params.dtype, device=params.device)
             return (logits.softmax(-1) @ values).round().to(self.spec.dtype).view(-1, *self.spec.shape)
         return logits.argmax(-1).to(self.spec.dtype).view(-1, *self.spec.shape)
+
+    def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
+        return [(self.dimensions, params.view(len(params), -1, self.levels).log_softmax(-1))]
 
 
 class _MixtureHead(Head):
@@ -137,8 +149,16 @@ class LogisticMixtureHead(_MixtureHead):
         super().__init__(spec, components)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        log_weights, centres, log_scales = self._split(params)
-        y = (x.flatten(1).to(params.dtype) / self.half - 1).unsqueeze(-1)  # (B, D, 1)
+        return self._mass(x.flatten(1), *self._split(params))
+
+    def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
+        assert self.spec.levels is not None
+        every = torch.arange(self.spec.levels, device=params.device)  # (K,)
+        return [(self.dimensions, self._mass(every, *(part.unsqueeze(2) for part in self._split(params))))]
+
+    def _mass(self, x: Tensor, log_weights: Tensor, centres: Tensor, log_scales: Tensor) -> Tensor:
+        """Nats of levels x under mixtures of one more axis, the last."""
+        y = (x.to(centres.dtype) / self.half - 1).unsqueeze(-1)
         first, last = y < -1 + 0.5 / self.half, y > 1 - 0.5 / self.half
         mass = logistic_mass(y, centres, log_scales, 1 / self.half, first, last)
         return torch.logsumexp(log_weights + mass, -1)
@@ -264,6 +284,12 @@ class ColumnsHead(Head):
         for j, column_logits in zip(self.named, logits, strict=True):
             x[:, j] = column_logits.argmax(-1).double()
         return x
+
+    def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
+        if self.numeric:
+            return super().tables(params)
+        logits = params[:, self.split_at :].split(self.levels, dim=1)
+        return [([j], each.log_softmax(-1).unsqueeze(1)) for j, each in zip(self.named, logits, strict=True)]
 
     def _to_numbers(self, y: Tensor) -> Tensor:
         cells = y.double() * self.scale + self.loc

@@ -62,6 +62,14 @@ class PixelLogisticHead(Head):
         joint = torch.logsumexp(log_weights.unsqueeze(1) + mass.cumsum(1), -1)  # (B, C, S)
         return (joint - F.pad(joint, (0, 0, 1, 0))[:, :-1]).flatten(1)
 
+    def table_of(self, colour: int, x: Tensor, params: Float[Tensor, "B P"]) -> Float[Tensor, "B 1 K"]:
+        """Nats of every value of a colour of one pixel, given those of the colours before it in x (B, C)."""
+        assert self.spec.levels is not None
+        rows = x.repeat_interleave(self.spec.levels, dim=0)
+        rows[:, colour] = torch.arange(self.spec.levels, device=x.device).repeat(len(x)).to(x.dtype)
+        nats = self.log_prob(rows[:, :, None, None], params.repeat_interleave(self.spec.levels, dim=0))
+        return nats[:, colour].view(len(x), 1, -1)
+
     def sample(self, params: Float[Tensor, "B P"], generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         log_weights, centres, log_scales, slopes = self._split(params)
         which = rng.categorical(log_weights / max(temperature, 1e-6), generator).unsqueeze(-1)  # (B, S, 1)

@@ -7,25 +7,28 @@ Autoregressive Flow (arXiv:1606.04934, algorithm 1):
     z_0 = mu + sigma eps,   z = f(z_0; h),   log q(z | x) = log N(z_0; mu, sigma^2) - log |det df/dz_0|
 
 The encoder's output holds mu, log sigma and, where there is a flow, its context h. With "iaf" f is a stack of gated
-autoregressive maps in alternate orders, with "couplings" one of affine couplings.
+autoregressive maps in alternate orders, with "couplings" one of affine couplings, with "planar" and "radial" one of
+the maps of 1505.05770, whose parameters follow h.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core import rng
 from polymode.core.errors import PolymodeError, require_choice
-from polymode.parts.bijections.autoregressive import GatedAutoregressive
+from polymode.parts.bijections.autoregressive import Autoregressive
 from polymode.parts.bijections.base import Bijection, Chain
 from polymode.parts.bijections.coupling import Couplings
+from polymode.parts.bijections.elementwise import Gated
+from polymode.parts.bijections.planar import Planar, Radial
 from polymode.parts.distributions.gaussian import log_normal, split_gaussian
 from polymode.parts.nn.mlp import MLP
 
-PosteriorKind = Literal["gaussian", "iaf", "couplings"]
+PosteriorKind = Literal["gaussian", "iaf", "couplings", "planar", "radial"]
 #: permutations of couplings are part of the architecture: they are the same for every seed
 PERMUTATION_SEED = 1505
 
@@ -45,14 +48,18 @@ class Posterior(nn.Module):
 
     def __init__(self, dims: int, kind: PosteriorKind = "gaussian", *, layers: int = 4, width: int = 128) -> None:
         super().__init__()
-        require_choice("posterior", kind, ("gaussian", "iaf", "couplings"))
+        require_choice("posterior", kind, get_args(PosteriorKind))
         self.dims, self.flow = dims, None
         if kind == "iaf":
             self.flow = Chain(
-                GatedAutoregressive(dims, (width,), context_features=width, reverse=i % 2 == 1) for i in range(layers)
+                Autoregressive(dims, (width,), Gated(), context_features=width, reverse=i % 2 == 1, act="elu")
+                for i in range(layers)
             )
         elif kind == "couplings":
             self.flow = _couplings(dims, layers, width)
+        elif kind in ("planar", "radial"):
+            make = Planar if kind == "planar" else Radial
+            self.flow = Chain(make(dims, context_features=width) for _ in range(layers))
         self.num_params = 2 * dims + (0 if self.flow is None else width)
 
     def gaussian(self, params: Float[Tensor, "B P"]) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.errors import ConditionError
 
 #: features of one token of a condition
 TOKEN_WIDTH = 32
@@ -23,6 +24,11 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, spec: ConditionSpec, width: int) -> None:
         super().__init__()
+        if spec.image is not None:
+            raise ConditionError(
+                "a source picture is read as planes, and this encoder makes vectors of labels, vectors, tokens and "
+                "series; take a model of pictures given pictures, such as pix2pix"
+            )
         self.spec, self.width = spec, width
         self.label = None if spec.label is None else nn.Embedding(spec.label, width)
         self.vector = None if spec.vector is None else nn.Linear(spec.vector, width)

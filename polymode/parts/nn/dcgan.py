@@ -48,8 +48,9 @@ class ConvGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         y = self.stem(z).view(len(z), self.top, *self.sizes[0])  # (B, Z) -> (B, C', h, w)
+        y = y.contiguous(memory_format=torch.channels_last)  # small convolutions take two thirds of the time so
         for norm, up, (h, w) in zip(self.norms, self.ups, self.sizes[1:], strict=True):
-            y = up(F.relu(norm(y)))[:, :, :h, :w]
+            y = up(F.relu(norm(y), inplace=True))[:, :, :h, :w]
         return y.flatten(1)
 
 
@@ -71,10 +72,11 @@ class ConvDiscriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, y: Tensor) -> Tensor:
-        y = y.view(len(y), *self.shape)
+        y = y.view(len(y), *self.shape).contiguous(memory_format=torch.channels_last)
         for down in self.downs:
-            y = F.pad(y, (0, y.shape[3] % 2, 0, y.shape[2] % 2))
-            y = F.leaky_relu(down(y), 0.2)
+            if y.shape[2] % 2 or y.shape[3] % 2:  # padding by nothing would copy
+                y = F.pad(y, (0, y.shape[3] % 2, 0, y.shape[2] % 2))
+            y = F.leaky_relu(down(y), 0.2, inplace=True)  # a convolution's gradient does not ask for its output
         return y.flatten(1)
 
 

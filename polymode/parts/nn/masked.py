@@ -103,18 +103,27 @@ class MaskedMLP(nn.Module):
         lowest, highest = self.degrees[0].to(inputs.device), self.degrees[-1].to(inputs.device)
         return inputs <= lowest.unsqueeze(1), highest < outputs, inputs < outputs
 
+    def body(self, x: Float[Tensor, "B F"], context: Tensor | None = None, first: Tensor | None = None) -> Tensor:
+        """The last hidden layer's units, the inputs masked by `first` where it is given."""
+        for i, layer in enumerate(self.layers):
+            x = layer(x, first if i == 0 else None)
+            if context is not None:
+                x = x + self.contexts[i](context)
+            x = self.act(x)
+        return x
+
     def forward(
         self, x: Float[Tensor, "B F"], context: Float[Tensor, "B C"] | None = None, order: int = 0
     ) -> Float[Tensor, "B P"]:
         # the masks of the first order are kept; those of others cost a comparison a weight
         first, last, across = (None, None, None) if order == 0 else self._masks(order)
-        h = x
-        for i, layer in enumerate(self.layers):
-            h = layer(h, first if i == 0 else None)
-            if context is not None:
-                h = h + self.contexts[i](context)
-            h = self.act(h)
-        return self.last(h, last) if self.direct is None else self.last(h, last) + self.direct(x, across)
+        out = self.last(self.body(x, context, first), last)
+        return out if self.direct is None else out + self.direct(x, across)
+
+    def columns(self, x: Float[Tensor, "B F"], context: Float[Tensor, "B C"] | None = None) -> Float[Tensor, "P B"]:
+        """The outputs in the first order, each over the whole batch in one piece of memory."""
+        out = torch.addmm(self.last.bias.unsqueeze(1), self.last.masked_weight, self.body(x, context).t())
+        return out if self.direct is None else out + self.direct(x).t()
 
     def stepwise(self, n: int, context: Float[Tensor, "B C"] | None = None, order: int = 0) -> Stepwise:
         """The network on n rows whose inputs become known rank by rank."""
@@ -125,40 +134,44 @@ class Stepwise:
     """A :class:`MaskedMLP` evaluated in order: ask `outputs(0)`, tell `put(0, ...)`, ask `outputs(1)`, and so on.
 
     Inputs and outputs are kept sorted by rank, hidden units are sorted by degree, so that what is known is always a
-    leading slice. Gradients are not meant to flow through it.
+    leading slice; rows of the batch come last, so that it is one piece of memory. Gradients are not meant to flow
+    through it.
     """
 
     def __init__(self, net: MaskedMLP, n: int, context: Tensor | None, order: int) -> None:
-        self.act = net.act
+        # what it is given is new, so it may be written over; a module's call costs as much as these few units
+        self.act = torch.relu_ if isinstance(net.act, nn.ReLU) else net.act.forward
         first, last, across = net._masks(order)
         in_ranks, out_ranks = net.in_ranks[order], net.out_ranks[order]
         in_order, out_order = in_ranks.argsort(stable=True), out_ranks.argsort(stable=True)
         self.in_ends = _ends(in_ranks, net.num_ranks)
         self.out_ends = _ends(out_ranks, net.num_ranks)
         self.unit_ends = [_ends(degrees, net.num_ranks) for degrees in net.degrees]
-        self.last, self.last_bias = (net.last.weight * last)[out_order], net.last.bias[out_order]
+        self.last, self.last_bias = (net.last.weight * last)[out_order], net.last.bias[out_order].unsqueeze(1)
         weights = [layer.masked_weight for layer in net.layers[1:]]
         self.weights = [(net.layers[0].weight * first)[:, in_order], *weights]
         self.direct = None if net.direct is None else (net.direct.weight * across)[out_order][:, in_order]
-        self.shifts = [layer.bias.expand(n, -1) for layer in net.layers]  # (n, width): bias and context
+        self.shifts = [layer.bias.unsqueeze(1) for layer in net.layers]  # (width, 1 or n): bias and context
         if context is not None:
-            self.shifts = [s + c(context) for s, c in zip(self.shifts, net.contexts, strict=True)]
-        self.x = self.last.new_zeros(n, len(in_order))
-        self.units = [torch.zeros_like(shift) for shift in self.shifts]
+            self.shifts = [s + c(context).t() for s, c in zip(self.shifts, net.contexts, strict=True)]
+        self.x = self.last.new_zeros(len(in_order), n)
+        self.units = [self.last.new_zeros(len(shift), n) for shift in self.shifts]
         self._settle(-1)
 
-    def outputs(self, rank: int) -> Float[Tensor, "n P_rank"]:
+    def columns(self, rank: int) -> Float[Tensor, "P_rank n"]:
         """The outputs of one rank, in their order of the full network; ranks below must have been put."""
         rows = slice(self.out_ends[rank], self.out_ends[rank + 1])
         known, final = self.in_ends[rank], self.unit_ends[-1][rank]
-        out = F.linear(self.units[-1][:, :final], self.last[rows, :final], self.last_bias[rows])
-        if self.direct is not None:
-            out = out + F.linear(self.x[:, :known], self.direct[rows, :known])
-        return out
+        out = torch.addmm(self.last_bias[rows], self.last[rows, :final], self.units[-1][:final])
+        return out if self.direct is None else torch.addmm(out, self.direct[rows, :known], self.x[:known])
 
-    def put(self, rank: int, features: Tensor) -> None:
-        """Tell the inputs of one rank, (n, F_rank) in their order of the full network."""
-        self.x[:, self.in_ends[rank] : self.in_ends[rank + 1]] = features
+    def outputs(self, rank: int) -> Float[Tensor, "n P_rank"]:
+        """`columns`, a row of the batch a row."""
+        return self.columns(rank).t()
+
+    def put(self, rank: int, features: Float[Tensor, "n F_rank"]) -> None:
+        """Tell the inputs of one rank in their order of the full network."""
+        self.x[self.in_ends[rank] : self.in_ends[rank + 1]] = features.t()
         self._settle(rank)
 
     def _settle(self, degree: int) -> None:
@@ -167,8 +180,7 @@ class Stepwise:
         for weight, shift, h, ends in zip(self.weights, self.shifts, self.units, self.unit_ends, strict=True):
             start, end = (0 if degree < 0 else ends[degree]), ends[degree + 1]
             if end > start:
-                rows = slice(start, end)
-                h[:, rows] = self.act(F.linear(source[:, :known], weight[rows, :known]) + shift[:, rows])
+                h[start:end] = self.act(torch.addmm(shift[start:end], weight[start:end, :known], source[:known]))
             source, known = h, end
 
 

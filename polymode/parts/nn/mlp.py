@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from polymode.core.errors import require_choice
@@ -66,3 +67,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.last(self.body(x, context))
+
+    def columns(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The outputs (out_features, B): each over the whole batch in one piece of memory."""
+        return torch.addmm(self.last.bias.unsqueeze(1), self.last.weight, self.body(x, context).t())

@@ -156,6 +156,6 @@ def _weighted(y: Tensor, h: float, weights: tuple[float, ...], stages: list[Tens
 def _scaled(difference: Tensor, before: Tensor, after: Tensor, rtol: float, atol: float) -> float:
     """A step's error in units of the tolerance, of the worst row; infinite where it is no number."""
     allowed = atol + rtol * torch.maximum(before.abs(), after.abs())
-    rows = (difference / allowed).flatten(1).square().mean(1).sqrt()
+    rows = (difference / allowed).detach().flatten(1).square().mean(1).sqrt()
     worst = float(rows.max())
     return worst if math.isfinite(worst) else math.inf
