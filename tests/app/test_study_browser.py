@@ -51,7 +51,7 @@ def test_a_participant_answers_leaves_returns_and_ends(browser, served, tmp_path
     page.click("#begin")
     assert page.locator("img.sharp").count() == 2
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth === 8)")
-    assert page.evaluate("getComputedStyle(document.querySelector('img')).imageRendering") == "pixelated"
+    page.wait_for_function("getComputedStyle(document.querySelector('img')).imageRendering === 'pixelated'")
     for k, key in enumerate(("1", "2", "0", "ArrowLeft", "ArrowRight", "ArrowDown"), 1):
         assert place(page) == k
         with page.expect_navigation():

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "evaluate": ("catalogue", "core", "parts", "data.dataset", "data.store", "evaluate"),
     "tasks": ("catalogue", "core", "parts", "data.dataset", "evaluate", "tasks"),
     "interop": ("core", "data", "tasks", "interop"),
-    "recipes": ("core.errors",),
+    "recipes": ("core.errors", "recipes"),
     "sklearn": ("catalogue", "core", "data.dataset", "train"),
     "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "interop", "recipes", "app.service"),
     "__main__": ("app.cli",),

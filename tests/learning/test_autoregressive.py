@@ -31,6 +31,7 @@ def chain_nats(x: Tensor) -> Tensor:
     return START.log()[x[:, 0]] + STEP.log()[x[:, :-1], x[:, 1:]].sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -51,6 +52,7 @@ def test_a_markov_chain_is_learned_to_its_entropy(name: str, arguments: dict):
     assert -0.005 < gap < 0.02, f"{gap:.4f} nats a token above the entropy"
 
 
+@pytest.mark.slow
 def test_eight_gaussians_are_learned_to_their_entropy():
     data = load_toy("8gaussians", n=10_000, n_test=5000)
     model = pm.create("made", data.spec, seed=0)

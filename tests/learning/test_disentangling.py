@@ -51,6 +51,7 @@ def test_the_discriminator_learns_the_total_correlation_of_codes():
     assert 0.7 * truth < found < 1.15 * truth
 
 
+@pytest.mark.slow
 def test_charging_for_total_correlation_lowers_it():
     x = mixed(1024)
     found = {}

@@ -53,6 +53,7 @@ def test_fvsbn_learns_a_markov_chain_to_its_entropy():
     assert -0.005 < gap < 0.02, f"{gap:.4f} nats a token above the entropy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
 def test_nade_learns_parities_to_their_entropy(activation: str):
     rows = [parities(n, seed) for n, seed in ((20_000, 0), (1000, 1), (5000, 2))]

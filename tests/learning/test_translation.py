@@ -49,6 +49,7 @@ def test_cyclegan_turns_day_into_night_and_back():
     assert (back.float() - day.float()).abs().mean() / 255 < 0.1
 
 
+@pytest.mark.slow
 def test_pix2pix_learns_negatives():
     x = scenes(320, night=False, seed=0)
     data = sources.paired("negatives", SPEC, SPEC, [(255 - part, part) for part in (x[:240], x[240:260], x[260:])])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,36 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 def constructor_options(path: str) -> dict[str, str]:
     """The keyword arguments of a class of this package, ``polymode.module:Class``, beside spec and condition_spec, with
-    their types as they are written."""
+    their types as they are written.
+
+    A constructor that hands ``**options`` on adds to those of the class that it builds on, and a decorator's
+    ``without=`` takes some away (`like` of the adversarial family).
+    """
     module, _, name = path.partition(":")
     tree = ast.parse(_ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    own = [n for n in classes[name].body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-    if own:
-        arguments = own[0].args
-        typed = {a.arg: "" if a.annotation is None else ast.unparse(a.annotation) for a in (
-            *arguments.args, *arguments.kwonlyargs
-        )}  # fmt: skip
-        return {name: kind for name, kind in typed.items() if name not in ("self", "spec", "condition_spec")}
-    for base in (b.id for b in classes[name].bases if isinstance(b, ast.Name)):
+    of, found = classes[name], {}
+    own = next((n.args for n in of.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if own is None or own.kwarg is not None:
+        base = _base_of(of, module, tree, classes)
+        found = {} if base is None else constructor_options(base)
+    for argument in () if own is None else (*own.args, *own.kwonlyargs):
+        found[argument.arg] = "" if argument.annotation is None else ast.unparse(argument.annotation)
+    calls = [d for d in of.decorator_list if isinstance(d, ast.Call)]
+    left_out = {o for d in calls for k in d.keywords if k.arg == "without" for o in ast.literal_eval(k.value)}
+    return {o: kind for o, kind in found.items() if o not in {"self", "spec", "condition_spec"} | left_out}
+
+
+def _base_of(of: ast.ClassDef, module: str, tree: ast.Module, classes: Collection[str]) -> str | None:
+    """The first base of a class that is a model of this package, ``polymode.module:Class``."""
+    for base in (b.id for b in of.bases if isinstance(b, ast.Name)):
         if base in classes:
-            return constructor_options(f"{module}:{base}")
+            return f"{module}:{base}"
         for node in tree.body:
             ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polymode.models")
             if ours and any((alias.asname or alias.name) == base for alias in node.names):
-                return constructor_options(f"{node.module}:{base}")
-    return {}
+                return f"{node.module}:{base}"
+    return None
 
 
 def settled(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
