@@ -16,7 +16,7 @@ Deviation: a conjugate prior worth `prior_rows` frames a state (0 for maximum li
 runs goes on.
 
 Likelihood: exact, T K^2 a row. Sampling: T steps. Completing, and the likelihood of a part: T K^2.
-Expected: recipe hmm_shakespeare; independent characters have 3.37 nats.
+Expected: `polymode reproduce hmm_shakespeare`: 2.59 nats a character; independent characters have 3.37.
 """
 
 from __future__ import annotations
