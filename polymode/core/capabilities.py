@@ -12,16 +12,24 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from polymode.core import rng
 from polymode.core.condition import Condition
-from polymode.core.errors import CapabilityError, PolymodeError
-from polymode.core.model import Capability, GenerativeModel
+from polymode.core.errors import PolymodeError
+from polymode.core.model import Capability, GenerativeModel, require
+from polymode.core.pieces import (
+    DecodesInOrder,
+    DrawsInOrder,
+    HasConditionals,
+    HasFrameBound,
+    HasFrameLogProb,
+    HasMarginals,
+    Nats,
+    Transmits,
+)
 from polymode.core.spec import Spec
-
-Nats = Float[Tensor, " B"]
 
 
 class HasLogProb(Capability):
@@ -339,188 +347,6 @@ class Continues(Capability):
     """
 
 
-class HasConditionals(Capability):
-    """Knows the distribution of any symbol given any others."""
-
-    @abstractmethod
-    def conditionals(self, condition: Condition | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-        """A callable (x, known) -> logits (B, D, K) of flattened data (B, D), under a condition of B rows."""
-
-    def likeliest(self, x: Tensor, known: Tensor, condition: Condition | None = None) -> Tensor:
-        """The likeliest symbol at each place given those that are known, not given each other: of x's shape.
-
-        Args:
-            x: (B, *shape) data; what it holds where `known` is False is not looked at, but must be in range.
-            known: (B, *shape) bool, True where x is shown.
-        """
-        require(self, HasConditionals, "likeliest")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            logits = self.conditionals(condition)(x.flatten(1).long(), known.flatten(1).to(x.device))
-        return logits.argmax(-1).view(x.shape).to(x.dtype).cpu()
-
-
-class HasMarginals(Capability):
-    """Knows the likelihood of any part of a datum, the rest summed or integrated out."""
-
-    def marginal_log_prob(self, x: Tensor, known: Tensor, condition: Condition | None = None) -> Nats:
-        """log p(x_known | condition), (B,) nats: exact; `log_prob` where all is known, 0 where nothing is.
-
-        What is missing has density or mass `log_prob` - `marginal_log_prob` given what is known.
-
-        Args:
-            x: (B, *shape) data; what it holds where `known` is False is not looked at, but must be in range.
-            known: (B, *shape) bool.
-        """
-        require(self, HasMarginals, "marginal_log_prob")
-        assert isinstance(self, GenerativeModel)
-        if known.shape != x.shape or known.dtype != torch.bool:
-            raise PolymodeError(
-                f"known has shape {tuple(known.shape)} and dtype {known.dtype}, expected {tuple(x.shape)} of bool"
-            )
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._marginal_log_prob(x, known.to(self.device), condition)
-
-    @abstractmethod
-    def _marginal_log_prob(self, x: Tensor, known: Tensor, condition: Condition | None) -> Nats:
-        """The mathematics of `marginal_log_prob`."""
-
-
-#: (dimensions (d,) of flattened data, log-probabilities (n, d, K) of their values given all values chosen before)
-#: -> the values (n, d), int64, that they are to have
-Choose = Callable[[list[int], Float[Tensor, "n d K"]], Int[Tensor, "n d"]]
-
-
-class DrawsInOrder(Capability):
-    """Tells, dimension after dimension, how likely each value is given those before, and takes the value from someone
-    else: a coder. On data whose every dimension takes finitely many values."""
-
-    def draw_in_order(self, n: int, choose: Choose, condition: Condition | None = None) -> None:
-        """Walk over the dimensions of n data; dimensions that come together are independent given those before.
-
-        The walk is the same whatever is chosen, and so are the probabilities of equal choices, to the last bit on one
-        kind of machine.
-        """
-        require(self, DrawsInOrder, "order of drawing that values can be chosen in")
-        assert isinstance(self, GenerativeModel)
-        condition = self.check_condition(condition, n)
-        with self._evaluating():
-            self._draw_in_order(n, choose, condition)
-
-    @abstractmethod
-    def _draw_in_order(self, n: int, choose: Choose, condition: Condition | None) -> None:
-        """The mathematics of `draw_in_order`."""
-
-
-class DecodesInOrder(Capability):
-    """The same of data given their codes: p(x | z), dimension after dimension."""
-
-    def decode_in_order(self, z: Float[Tensor, "n Z"], choose: Choose, condition: Condition | None = None) -> None:
-        """Walk over the dimensions of data with codes z; see `DrawsInOrder.draw_in_order`."""
-        require(self, DecodesInOrder, "order of decoding that values can be chosen in")
-        assert isinstance(self, GenerativeModel)
-        condition = self.check_condition(condition, len(z))
-        with self._evaluating():
-            self._decode_in_order(z.to(self.device), choose, condition)
-
-    @abstractmethod
-    def _decode_in_order(self, z: Tensor, choose: Choose, condition: Condition | None) -> None:
-        """The mathematics of `decode_in_order`."""
-
-
-class Transmits(Capability):
-    """Tells a datum a little at a time: what has been sent costs so many nats, and lets the receiver guess the rest."""
-
-    def transmission(
-        self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator
-    ) -> list[tuple[Nats, Tensor]]:
-        """(nats sent so far (B,), the data as they are guessed by then (B, *shape), in data space but not rounded), the
-        first guess from noise alone, the last one the datum; all nats are one draw of a bound on -log p(x)."""
-        require(self, Transmits, "transmission")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._transmission(x, condition, generator)
-
-    @abstractmethod
-    def _transmission(
-        self, x: Tensor, condition: Condition | None, generator: torch.Generator
-    ) -> list[tuple[Nats, Tensor]]:
-        """The mathematics of `transmission`."""
-
-
-class HasFrameLogProb(Capability):
-    """A likelihood of series (T, D) that is a sum over frames, so that some of a datum's can be scored on their own."""
-
-    def frame_log_prob(self, x: Tensor, condition: Condition | None = None) -> Float[Tensor, "B T"]:
-        """log p(v_t | v_<t, condition) of every frame, in nats; their sum over t is `log_prob`."""
-        require(self, HasFrameLogProb, "frame_log_prob")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        with self._evaluating():
-            return self._frame_log_prob(x, condition)
-
-    @abstractmethod
-    def _frame_log_prob(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """The mathematics of `frame_log_prob`."""
-
-
-class HasFrameBound(Capability):
-    """A lower bound of series (T, D) whose importance weight is a product over frames, so that the first frames of a
-    datum can be scored on their own: what comes behind them, as the silence after a piece, is summed out."""
-
-    def frame_bound(
-        self,
-        x: Tensor,
-        frames: Int[Tensor, " B"],
-        num_samples: int = 1,
-        condition: Condition | None = None,
-        *,
-        resample: bool = False,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Nats:
-        """A lower bound on log p(v_1, ..., v_n) of the first n = `frames` frames of each datum, (B,) nats.
-
-        Args:
-            num_samples: 1 is the ELBO, more the importance-weighted bound.
-            resample: weigh and resample the samples as they go, a particle filter (Maddison et al. 2017,
-                arXiv:1705.09279, eq. 5): tighter, the longer the series.
-
-        Raises:
-            PolymodeError: frames that are not one whole number from 0 to T a datum, or no sample.
-        """
-        require(self, HasFrameBound, "frame_bound")
-        assert isinstance(self, GenerativeModel)
-        x, condition = self.enter(x, condition)
-        steps = self.spec.shape[0]
-        if frames.shape != x.shape[:1] or frames.is_floating_point() or frames.min() < 0 or frames.max() > steps:
-            raise PolymodeError(
-                f"frames has shape {tuple(frames.shape)} and dtype {frames.dtype}, expected {len(x)} whole numbers "
-                f"from 0 to {steps}, one a datum"
-            )
-        if num_samples < 1:
-            raise PolymodeError(f"num_samples={num_samples}, expected at least 1")
-        with self._evaluating():
-            return self._frame_bound(
-                x, frames.to(x.device), condition, num_samples, resample, rng.resolve(generator, seed)
-            )
-
-    @abstractmethod
-    def _frame_bound(
-        self,
-        x: Tensor,
-        frames: Tensor,
-        condition: Condition | None,
-        num_samples: int,
-        resample: bool,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """The mathematics of `frame_bound`."""
-
-
 class FitsDirectly(Capability):
     """Learns without gradients: EM, counting, memory."""
 
@@ -553,10 +379,3 @@ CAPABILITIES: tuple[type[Capability], ...] = (
 def capabilities(model: GenerativeModel) -> tuple[str, ...]:
     """The names of what this model can do on its data."""
     return tuple(c.__name__ for c in CAPABILITIES if isinstance(model, c))
-
-
-def require(model: Any, capability: Any, verb: str) -> None:
-    """Raise CapabilityError unless ``model`` has ``capability``; the sentence says what it can do instead."""
-    if not isinstance(model, capability):
-        can = ", ".join(capabilities(model)) or "sampling only"
-        raise CapabilityError(f"{type(model).__name__} on {model.spec} has no {verb}; it has: {can}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from polymode import catalogue
 from polymode.core import rng
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import ConditionError, PolymodeError
+from polymode.core.errors import CapabilityError, ConditionError, PolymodeError
 from polymode.core.loss import Loss, Phase, TrainingDefaults
 from polymode.core.spec import Spec
 
@@ -216,3 +216,12 @@ class GenerativeModel(nn.Module, Capability):
         """Learned numbers, each once; those of a model without parameters, which fits directly, are in its buffers."""
         learned = list(self.parameters()) or [t for t in self.state_dict().values() if t.is_floating_point()]
         return sum(t.numel() for t in learned)
+
+
+def require(model: Any, capability: Any, verb: str) -> None:
+    """Raise CapabilityError unless ``model`` has ``capability``; the sentence says what it can do instead."""
+    if not isinstance(model, capability):
+        from polymode.core.capabilities import capabilities  # capabilities builds on this module
+
+        can = ", ".join(capabilities(model)) or "sampling only"
+        raise CapabilityError(f"{type(model).__name__} on {model.spec} has no {verb}; it has: {can}")

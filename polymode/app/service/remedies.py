@@ -77,8 +77,7 @@ def fit_with_remedies(request: FitRequest, *, progress: Progress | None = None) 
         PolymodeError: a mistake in the request, or a model without remedies.
     """
     progress = progress or Progress(quiet=True)
-    again = request.model_copy(update={"resume": False}) if not runs.is_run(_folder(request)) else request
-    plan = plan_for(again)
+    plan = plan_for(request)
     if plan.resumed is not None and runs.is_finished(plan.folder):
         return fit(request, progress=progress)
     remedies = remedies_for(plan.model, plan.settings)
@@ -92,8 +91,8 @@ def fit_with_remedies(request: FitRequest, *, progress: Progress | None = None) 
         progress.say(f"attempt {i + 1}: {remedy.name.replace('-', ' ')}")
         asked = request.model_copy(
             update={
-                "out": str(folder), "settings": plan.settings | remedy.settings, "report": False, "fresh": False,
-                "resume": runs.is_run(folder), "remedy": "none",
+                "data": plan.source, "model": plan.model, "out": str(folder), "report": False, "fresh": False,
+                "settings": plan.settings | remedy.settings, "resume": runs.is_run(folder), "remedy": "none",
             }
         )  # fmt: skip
         verdict = {"attempt": remedy.name, "settings": remedy.settings, "source": remedy.source, "run": str(folder)}
@@ -117,10 +116,6 @@ def fit_with_remedies(request: FitRequest, *, progress: Progress | None = None) 
         update={"out": str(plan.folder), "settings": {}, "resume": True, "fresh": False, "remedy": "none"}
     )
     return _told(_finish(kept, plan.folder, progress), plan.folder, verdicts, best)
-
-
-def _folder(request: FitRequest) -> Path:
-    return Path(request.out).expanduser() if request.out else Path()
 
 
 def _judged(folder: Path, source: str, reading: dict[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose, Completes, DrawsInOrder, HasLogProb
+from polymode.core.capabilities import Completes, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import DataError, PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.model import GenerativeModel
+from polymode.core.pieces import Choose
 from polymode.parts.distributions.heads import Head
 from polymode.parts.encoders.condition import Conditioned
 from polymode.parts.samplers.autoregressive import check_options

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymode.core.capabilities import Choose, DrawsInOrder
+from polymode.core.capabilities import DrawsInOrder
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, require_choice
+from polymode.core.pieces import Choose
 from polymode.core.spec import Levels, Spec, Tokens
 from polymode.models.autoregressive._blocks import Ancestral, check_beginning
 from polymode.parts.dimension import one_dimension

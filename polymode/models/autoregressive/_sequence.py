@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose, Completes, Continues, DrawsInOrder, HasLogProb
+from polymode.core.capabilities import Completes, Continues, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError
 from polymode.core.loss import Loss
 from polymode.core.model import GenerativeModel
+from polymode.core.pieces import Choose
 from polymode.core.spec import Spec
 from polymode.models.autoregressive._blocks import check_beginning
 from polymode.parts.encoders.condition import Conditioned

@@ -11,6 +11,7 @@ z given what is known, and then the missing dimensions given z. Cost: D Q^2 once
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
@@ -101,13 +102,13 @@ class LowRankGaussian(GaussianFamily, HasLatents):
         self.register_buffer("loading", torch.zeros(f, d, latents if isinstance(latents, int) else 0))
         self.register_buffer("residual", torch.ones(f, d))
 
+    @abstractmethod
     def solve(self, covariance: Tensor, q: int, report: Callable[[float], None]) -> tuple[Tensor, Tensor]:
         """(W (D, Q), Psi (D,)) of rows of a covariance (D, D), float64; the report takes nats a row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choose(self, covariance: Tensor, n: int) -> int:
         """How many latents suit n rows of a covariance."""
-        raise NotImplementedError
 
     def fit_directly(
         self,

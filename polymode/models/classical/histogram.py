@@ -29,11 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose, Completes, DrawsInOrder, FitsDirectly, HasLogProb, HasMarginals
+from polymode.core.capabilities import Completes, DrawsInOrder, FitsDirectly, HasLogProb, HasMarginals
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.model import GenerativeModel
+from polymode.core.pieces import Choose
 from polymode.core.spec import Categorical, Columns, Numeric, Real, Spec
 from polymode.models.classical._blocks import Classes, each
 

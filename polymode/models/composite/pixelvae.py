@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.loss import TrainingDefaults
+from polymode.core.pieces import Choose
 from polymode.core.spec import Spec
 from polymode.models.autoregressive.pixelcnn import PixelCNN
 from polymode.models.vae.vae import VAE

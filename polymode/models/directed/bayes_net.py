@@ -28,11 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose, Completes, DrawsInOrder, HasLogProb
+from polymode.core.capabilities import Completes, DrawsInOrder, HasLogProb
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, PolymodeError, nearest
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel
+from polymode.core.pieces import Choose
 from polymode.core.spec import Categorical, Columns, Spec
 from polymode.parts import graphs
 from polymode.parts.dimension import Dimension, one_dimension

@@ -20,21 +20,16 @@ Sampling: one pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from polymode.core.condition import ConditionSpec
-from polymode.core.errors import PolymodeError
-from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.flow._flow import Flow
-from polymode.parts.bijections.affine import ActNorm
-from polymode.parts.bijections.autoregressive import Autoregressive, Inverse
+from polymode.models.flow.maf import MAF
+from polymode.parts.bijections.autoregressive import Inverse
 from polymode.parts.bijections.base import Chain
-from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn.mlp import Activation
 
 
-class IAF(Flow):
+class IAF(MAF):
     """A stack of masked affine maps of the noise, in alternate orders.
 
     Args:
@@ -48,8 +43,6 @@ class IAF(Flow):
         PolymodeError: layers or widths below one.
     """
 
-    defaults: ClassVar = TrainingDefaults(learning_rate=1e-3, batch_size=256, ema=0.99)
-
     def __init__(
         self,
         spec: Spec,
@@ -59,12 +52,6 @@ class IAF(Flow):
         hidden: Sequence[int] = (128, 128),
         activation: Activation = "relu",
     ) -> None:
-        super().__init__(spec, condition_spec)
-        if min(layers, len(hidden), *hidden) < 1:
-            raise PolymodeError(f"layers={layers}, hidden={tuple(hidden)}: expected all at least 1")
-        self.condition_encoder, width = encoder_for(condition_spec, hidden[-1])
-        maps = (
-            Inverse(Autoregressive(spec.num_dims, hidden, context_features=width, reverse=i % 2 == 1, act=activation))
-            for i in range(layers)
-        )
-        self.flow = Chain([ActNorm(spec.num_dims), *maps])
+        super().__init__(spec, condition_spec, layers=layers, hidden=hidden, activation=activation)
+        norm, *maps = self.flow.steps
+        self.flow = Chain([norm, *map(Inverse, maps)])

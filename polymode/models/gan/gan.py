@@ -22,16 +22,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.spec import Spec
 from polymode.models.gan._blocks import Backbone, Discriminator, Generator, Minibatch, Norm
-from polymode.models.gan._game import AdversarialModel, Augment
-from polymode.parts.adversarial import Objective, Penalty
+from polymode.models.gan._game import AdversarialModel, like
 
 
+@like()
 class GAN(AdversarialModel):
     """A generator and a discriminator, of perceptrons or of convolutions.
 
@@ -45,8 +45,7 @@ class GAN(AdversarialModel):
         norm: of the discriminator's weights: "spectral" or "none".
         minibatch: what the discriminator is told of the batch: the "deviation" of features, "discrimination" or
             "none".
-        objective, penalty, penalty_weight, penalty_every, critic_steps, critic_rate, clip, pack, feature_matching,
-            unroll, unroll_rate, augment: of the game, see `AdversarialModel`.
+        options: of the game, see `AdversarialModel`.
 
     Raises:
         PolymodeError: numbers out of range, packing with a condition, or convolutions on data without a plane.
@@ -66,24 +65,9 @@ class GAN(AdversarialModel):
         backbone: Literal["auto", "mlp", "dcgan"] = "auto",
         norm: Norm = "none",
         minibatch: Minibatch = "none",
-        objective: Objective = "non-saturating",
-        penalty: Penalty = "r1",
-        penalty_weight: float | None = None,
-        penalty_every: int = 1,
-        critic_steps: int = 1,
-        critic_rate: float = 1.0,
-        clip: float = 0.0,
-        pack: int = 1,
-        feature_matching: float = 0.0,
-        unroll: int = 0,
-        unroll_rate: float = 0.1,
-        augment: Augment = "none",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            spec, condition_spec, objective=objective, penalty=penalty, penalty_weight=penalty_weight,
-            penalty_every=penalty_every, critic_steps=critic_steps, critic_rate=critic_rate, clip=clip, pack=pack,
-            feature_matching=feature_matching, unroll=unroll, unroll_rate=unroll_rate, augment=augment,
-        )  # fmt: skip
+        super().__init__(spec, condition_spec, **options)
         require_choice("backbone", backbone, ("auto", "mlp", "dcgan"))
         require_choice("norm", norm, get_args(Norm))
         require_choice("minibatch", minibatch, get_args(Minibatch))
@@ -98,6 +82,6 @@ class GAN(AdversarialModel):
         self.generator = Generator(spec, condition_spec, chosen, latent_dims, hidden, channels)
         self.new_discriminator = functools.partial(
             Discriminator, spec, condition_spec if self.tells_discriminator else None, chosen, hidden, channels,
-            norm=norm, minibatch=minibatch, pack=pack,
+            norm=norm, minibatch=minibatch, pack=self.pack,
         )  # fmt: skip
         self.discriminator = self.new_discriminator()

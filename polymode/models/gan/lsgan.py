@@ -8,7 +8,7 @@ The game is `_game.AdversarialModel`, the objective "least-squares" of `parts.ad
 Deviation: an R1 penalty and group normalisation, as in `gan`.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/learning/test_gan.py on the ring of 8 Gaussians.
+Expected: tests/learning/test_gan.py: at least 7 of the 8 modes of the ring of Gaussians.
 """
 
 from __future__ import annotations

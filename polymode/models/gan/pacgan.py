@@ -8,7 +8,7 @@ The game is `_game.AdversarialModel` with `pack` rows side by side.
 Deviation: an R1 penalty and group normalisation, as in `gan`.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/learning/test_gan.py: a remedy of a GAN that was made to collapse.
+Expected: tests/learning/test_gan.py: at least 7 of the 8 modes of the ring of Gaussians.
 """
 
 from __future__ import annotations

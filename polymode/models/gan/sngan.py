@@ -10,7 +10,7 @@ be larger. The game is `_game.AdversarialModel`, the norm that of `_blocks.Discr
 Deviation: two discriminator steps by default; group normalisation in the generator.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/learning/test_gan.py on the ring of 8 Gaussians.
+Expected: tests/learning/test_gan.py: at least 7 of the 8 modes of the ring of Gaussians.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ Deviation: content is that of pixels (the paper's SRGAN-MSE), not of a network t
 `parts.nn.dcgan` without a dense layer, with a least-squares objective to choose.
 
 Likelihood: none. Sampling: one pass, and one answer to a source.
-Expected: `polymode reproduce srresnet_cifar` and `srgan_cifar`: 0.5 dB over bicubic from 16 to 32 pixels, consistency
-above 40 dB when projected.
+Expected: recipes srresnet_cifar and srgan_cifar, not yet obtained.
 """
 
 from __future__ import annotations

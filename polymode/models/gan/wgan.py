@@ -10,7 +10,7 @@ Clipping bounds the critic's slope by some K that is not 1, so that its estimate
 Deviation: Adam without momentum of the first moment instead of RMSProp; group normalisation.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/learning/test_gan.py: the critic's estimate against the true distance of two Gaussians.
+Expected: tests/exact/test_gan.py; no number of a trained model yet.
 """
 
 from __future__ import annotations

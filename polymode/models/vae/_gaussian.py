@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core import rng
-from polymode.core.capabilities import Choose, DecodesInOrder, HasBound, HasLatents, HasPosterior
+from polymode.core.capabilities import DecodesInOrder, HasBound, HasLatents, HasPosterior
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import TrainingDefaults
 from polymode.core.model import GenerativeModel
+from polymode.core.pieces import Choose
 from polymode.core.spec import Spec
 from polymode.models.vae._bounds import repeat
 from polymode.parts.distributions.gaussian import kl_to_standard_normal
