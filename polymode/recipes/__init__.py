@@ -7,12 +7,14 @@ results/<recipe>.json, one file a recipe.
 
 from __future__ import annotations
 
-from polymode.recipes import adversarial, autoregressive, flow, latent
+from polymode.recipes import adversarial, autoregressive, diffusion, energy, flow, latent
 from polymode.recipes.base import Measure, Recipe, Unit
 
 __all__ = ["RECIPES", "Measure", "Recipe", "Unit", "find"]
 
-RECIPES: tuple[Recipe, ...] = (*autoregressive.RECIPES, *latent.RECIPES, *flow.RECIPES, *adversarial.RECIPES)
+RECIPES: tuple[Recipe, ...] = (
+    *autoregressive.RECIPES, *latent.RECIPES, *flow.RECIPES, *adversarial.RECIPES, *diffusion.RECIPES, *energy.RECIPES,
+)  # fmt: skip
 
 
 def find(name: str) -> Recipe:
