@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import polymode as pm
 from benchmarks._side_by_side import alternate, measurement, ratios, save
 from polymode.parts.nn.unet import UNet
-from polymode.parts.processes.gaussian import GaussianProcess
+from polymode.parts.processes.gaussian import Steps
 
 BATCH, SIDE, TURN, TURNS = 32, 32, 10.0, 9
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ class Learner:
 
     def __init__(self, net: nn.Module, call: Network, x: Tensor, valid: Tensor) -> None:
         self.net, self.call, self.x = net, call, x
-        self.process = GaussianProcess(1000, "linear")
+        self.bar = Steps(1000, "linear").alpha_bar.float()
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
         self.generator = torch.Generator().manual_seed(0)
         self.seconds, self.curve = 0.0, []
@@ -55,7 +55,8 @@ class Learner:
         )
 
     def loss(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
-        return F.mse_loss(self.call(self.process.noised(x, k, eps), k / 1000), eps)
+        bar = self.bar[k].view(-1, 1, 1, 1)
+        return F.mse_loss(self.call(bar.sqrt() * x + (1 - bar).sqrt() * eps, k / 1000), eps)
 
     def step(self) -> None:
         x = self.x[torch.randint(len(self.x), (BATCH,), generator=self.generator)]

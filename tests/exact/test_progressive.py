@@ -11,6 +11,7 @@ import torch
 import polymode as pm
 from polymode.core import rng
 from polymode.core.errors import CapabilityError
+from polymode.parts.processes import gaussian as process
 from polymode.tasks.progressive import rate_distortion
 from tests.zoo import Case, data
 
@@ -23,7 +24,7 @@ def test_all_that_is_sent_is_the_negative_bound():
     spread = math.hypot(points[-1].std_error, float(bound.std()) / math.sqrt(bound.numel()))
     assert abs(points[-1].bits - float(bound.mean())) < 3.3 * spread
     assert points[-1].rmse < 1e-5, "the datum itself"
-    assert len(points) == len(model.process.path(model.likelihood_steps, model.first)) + 1
+    assert len(points) == len(model.levels(model.likelihood_steps)) + 1
 
 
 def test_more_bits_never_make_the_guess_worse_once_it_has_learned():
@@ -44,18 +45,18 @@ def test_a_step_costs_the_kl_of_its_gaussians():
     model = pm.create("ddpm", Case("ddpm", "image/levels").spec, seed=0, widths=(16, 16), likelihood_steps=2).double()
     x = data(model.spec, 5)
     (first, _), (second, _), _ = model.transmission(x, generator=rng.generator(3))
-    path = model.process.path(2, model.first)
-    w_0, w_k, v = path[0].posterior
+    high, low = model.levels(2)
+    k, v = process.posterior(high, low)
     x0 = model.decoder(x).double()
     g = rng.generator(3)
-    xt = math.sqrt(path[0].alpha_bar) * x0 + math.sqrt(1 - path[0].alpha_bar) * rng.randn(x0.shape, g, x0)
+    z = x0 + high * rng.randn(x0.shape, g, x0)
     with torch.no_grad():
-        guess = model.denoiser(None)(xt, path[0].t)
-    q = torch.distributions.Normal(w_0 * x0 + w_k * xt, math.sqrt(v))
-    p = torch.distributions.Normal(w_0 * guess + w_k * xt, math.sqrt(model.variances(path)[0]))
+        guess = model.denoiser(None)(z, high)
+    q = torch.distributions.Normal((1 - k) * x0 + k * z, math.sqrt(v))
+    p = torch.distributions.Normal((1 - k) * guess + k * z, math.sqrt(model.variances([high, low])[0]))
     torch.testing.assert_close(second - first, torch.distributions.kl_divergence(q, p).sum(1))
-    prior = torch.distributions.Normal(torch.zeros_like(x0), 1.0)
-    noised = torch.distributions.Normal(math.sqrt(path[0].alpha_bar) * x0, math.sqrt(1 - path[0].alpha_bar))
+    prior = torch.distributions.Normal(torch.zeros_like(x0), math.sqrt(1 + high**2))
+    noised = torch.distributions.Normal(x0, high)
     torch.testing.assert_close(first, torch.distributions.kl_divergence(noised, prior).sum(1))
 
 

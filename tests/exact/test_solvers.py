@@ -182,21 +182,18 @@ def test_hutchinson_gives_the_same_density_within_its_error() -> None:
 
 
 class Linear(nn.Module):
-    """The best prediction of v for N(0, s^2) data under a cosine schedule, as a network of (xt, t)."""
+    """The best prediction of v for N(0, sd^2) data, as a network of (xt, t)."""
+
+    encoder = None
 
     def __init__(self, model: DDPM, sd: float) -> None:
         super().__init__()
-        self.bar, self.sd = model.process.alpha_bar, sd
+        self.path, self.sd = model.path, sd
 
     def forward(self, xt: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
-        # between the steps as `probability_flow` interpolates: linear in log(sigma / alpha)
-        k = (t.double() * (len(self.bar) - 1))[0]
-        low = min(int(k), len(self.bar) - 2)
-        u = flow.log_noise(self.bar[low : low + 2])
-        bar = torch.sigmoid(-2 * torch.lerp(u[0], u[1], float(k) - low))
-        alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
-        x0 = alpha * self.sd**2 / (bar * self.sd**2 + 1 - bar) * xt
-        return (alpha * xt - x0) / sigma
+        a, s = (v.unsqueeze(1) for v in self.path.scales(t))
+        x0 = a * self.sd**2 / (a**2 * self.sd**2 + s**2) * xt
+        return (a * xt - x0) / s
 
 
 def test_a_model_with_the_best_denoiser_has_the_density_of_its_data() -> None:
@@ -230,10 +227,3 @@ def test_tables_and_wrong_options_are_refused() -> None:
     for wrong in ({"tolerance": 0.0}, {"steps": 0}, {"probes": 0}):
         with pytest.raises(PolymodeError):
             FlowOptions(**wrong)
-
-
-def test_steps_between_steps() -> None:
-    levels = torch.tensor([-2.0, -1.0, 3.0], dtype=torch.float64)
-    for u, k in ((-5.0, 0.0), (-2.0, 0.0), (-1.5, 0.5), (-1.0, 1.0), (1.0, 1.5), (3.0, 2.0), (9.0, 2.0)):
-        assert flow.fractional_step(u, levels) == pytest.approx(k)
-    assert flow.fractional_step(0.0, levels[:1]) == 0

@@ -40,16 +40,25 @@ class TimeEncoder(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """(B, features), t (B,), context -> (B, features): residual blocks, each shifted and scaled by time and context.
+    """(B, features), t (B,), context -> (B, features_out): residual blocks, shifted and scaled by time and context.
 
     Args:
         features: F, of input and output.
         width: of the hidden layers.
         blocks: number of residual blocks.
         context_features: W of the condition's vector, 0 for none.
+        features_out: of the output; the same by default.
     """
 
-    def __init__(self, features: int, width: int = 128, blocks: int = 3, *, context_features: int = 0) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int = 128,
+        blocks: int = 3,
+        *,
+        context_features: int = 0,
+        features_out: int | None = None,
+    ) -> None:
         super().__init__()
         self.time = TimeEncoder(width, context_features)
         self.stem = nn.Linear(features, width)
@@ -57,7 +66,7 @@ class TimeMLP(nn.Module):
         self.films = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.last = nn.Linear(width, features)
+        self.last = nn.Linear(width, features if features_out is None else features_out)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

@@ -1,22 +1,26 @@
-"""The Gaussian noising process in discrete steps: schedules, marginals, posteriors, and conversions of predictions.
+"""Gaussian noise paths: how data turn into noise under every schedule, and what a network may predict of it.
 
-Ho, Jain and Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239).
+    x_t = a(t) x_0 + s(t) eps,   t in [0, 1], data at 0
+    z_t = x_t / a(t) = x_0 + r eps,   r = s / a                                      the noise ratio
+    q(z_s | z_t, x_0) = N((1 - k) x_0 + k z_t, r_s^2 (1 - k)),   k = (r_s / r_t)^2,   s < t
 
-    q(x_k | x_0) = N(alpha_k x_0, sigma_k^2 I),  alpha_k^2 = prod_{i <= k} (1 - beta_i) = 1 - sigma_k^2     (eq. 4)
-    q(x_s | x_k, x_0) = N(w_0 x_0 + w_k x_k, v I),   s < k                                                 (eq. 6, 7)
+In z all paths are one (Karras et al. 2022, arXiv:2206.00364, section 4), so bounds, samplers and likelihoods are
+written once, in z and r; a `NoisePath` says at which time a ratio is reached and what the network is shown there. The
+third line is the posterior of Ho et al. 2020 (arXiv:2006.11239, eqs. 6 and 7) in these coordinates, for any two times.
 
-Steps run from k = 0 (data) to T (noise); t = k / T in [0, 1]. A chain may visit any subset of the steps: the
-posterior between two visited steps depends on their two alphas only (Nichol and Dhariwal 2021, arXiv:2102.09672,
-section 4). `GaussianProcess` holds the schedule, `Transition` one visited pair, and the functions at the end convert
-between the noise eps, the data x0, v = alpha eps - sigma x0 (Salimans and Ho 2022, arXiv:2202.00512) and the score.
-Schedules are computed and kept in float64; coefficients are cast to the data's dtype where they meet it.
+`Steps` is the table of discrete steps (Ho et al. 2020; Nichol and Dhariwal 2021, arXiv:2102.09672), `VP`, `SubVP` and
+`VE` the diffusions of Song et al. 2021 (arXiv:2011.13456, section 3.4 and appendix B), `Linear` the straight path of
+flow matching (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003), `Trigonometric` the circle of
+Albergo and Vanden-Eijnden 2023 (arXiv:2209.15571).
+A prediction is a fixed combination p x_0 + q eps, so that `coefficients` holds all of them and the conversions follow:
+eps, x0, v = a eps - s x0 (Salimans and Ho 2022, arXiv:2202.00512), the score -eps / s, the velocity a' x0 + s' eps.
+Scales are computed in float64 and cast to the data's dtype where they meet it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -25,78 +29,65 @@ from torch import Tensor
 from polymode.core.errors import PolymodeError, require_choice
 
 Schedule = Literal["linear", "cosine"]
-Prediction = Literal["eps", "x0", "v"]
+Prediction = Literal["eps", "x0", "v", "score", "velocity"]
 
 
-def linear_alpha_bar(steps: int) -> Tensor:
-    """(T + 1,) alpha_k^2 of beta rising linearly from 1e-4 to 0.02 at T = 1000; other T keep the total noise."""
-    betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
-    return _products(betas.clamp(max=0.999))
+class NoisePath(ABC):
+    """How much of data and of noise there is at a time.
 
-
-def cosine_alpha_bar(steps: int) -> Tensor:
-    """(T + 1,) alpha_k^2 after Nichol and Dhariwal 2021 (arXiv:2102.09672, eq. 17).
-
-    Deviation: it ends where the linear schedule does, at alpha^2 near 4e-5, instead of at 0 with clipped betas:
-    beyond, x0 can't be recovered from a prediction of eps.
-    """
-    t = 0.996 * torch.arange(steps + 1, dtype=torch.float64) / steps
-    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return f / f[0]
-
-
-def _products(betas: Tensor) -> Tensor:
-    """alpha_k^2 of all steps, that of the data (1) first."""
-    return torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, 0)])
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A visited pair of steps s < k: the reverse step from x_k to x_s.
-
-    Args:
-        step, t: k and k / T.
-        alpha_bar, alpha_bar_before: alpha_k^2 and alpha_s^2.
+    Attributes:
+        least, most: the noise ratios between which the path is used; `most` is that of t = 1.
     """
 
-    step: int
-    t: float
-    alpha_bar: float
-    alpha_bar_before: float
+    least: float
+    most: float
 
-    @property
-    def beta(self) -> float:
-        """Variance of the forward step, q(x_k | x_s)."""
-        return 1 - self.alpha_bar / self.alpha_bar_before
+    @abstractmethod
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, s) at times t, float64, of t's shape."""
 
-    @property
-    def posterior(self) -> tuple[float, float, float]:
-        """(w_0, w_k, v): mean w_0 x_0 + w_k x_k and variance v of q(x_s | x_k, x_0)."""
-        sigma2, sigma2_before = 1 - self.alpha_bar, 1 - self.alpha_bar_before
-        w_0 = math.sqrt(self.alpha_bar_before) * self.beta / sigma2
-        w_k = math.sqrt(self.alpha_bar / self.alpha_bar_before) * sigma2_before / sigma2
-        return w_0, w_k, sigma2_before / sigma2 * self.beta
+    @abstractmethod
+    def time(self, ratio: float) -> float:
+        """The time at which s / a is `ratio`."""
 
-    def reverse_variance(self, error: float) -> float:
-        """The best variance of p(x_s | x_k) for a denoiser of mean squared error `error`: v + w_0^2 error.
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(da/dt, ds/dt) at times t, float64."""
+        t = t.double()
+        return torch.func.jvp(self.scales, (t,), (torch.ones_like(t),))[1]
 
-        It is E over x_0 given x_k of the posterior's second moment about its mean, so the maximiser of the bound
-        (Bao et al. 2022, Analytic-DPM, arXiv:2201.06503). An error of sigma_k^2, that of unit Gaussian data, gives
-        beta, and an error of 0, that of a single datum, gives v: the two choices of the paper (section 3.2).
-        """
-        w_0, _, variance = self.posterior
-        return variance + w_0**2 * error
+    def scales_at(self, ratio: float) -> tuple[float, float]:
+        """(a, s) where s / a is `ratio`; a path whose a and s are on the unit circle."""
+        a = 1 / math.sqrt(1 + ratio**2)
+        return a, ratio * a
+
+    def spread(self, u: Tensor, first: float) -> Tensor:
+        """Times (B,) for u in [0, 1): even between that of the ratio `first` and 1."""
+        start = self.time(first)
+        return start + u * (1 - start)
+
+    def ratios(self, visits: int, first: float) -> list[float]:
+        """`visits` falling noise ratios, those of times evenly spread from 1 to that of the ratio `first`."""
+        if visits < 1:
+            raise PolymodeError(f"steps={visits}, expected at least 1")
+        u = torch.linspace(1, 0, visits, dtype=torch.float64) if visits > 1 else torch.ones(1, dtype=torch.float64)
+        start = self.time(first)
+        a, s = self.scales(start + u * (1 - start))
+        return (s / a).tolist()
 
 
-class GaussianProcess:
-    """x_k = alpha_k x_0 + sigma_k eps over T steps.
+class Steps(NoisePath):
+    """A table of T steps of a variance-preserving chain, t = k / T.
+
+    Between two steps log(s / a) is linear in time, so that the path is a continuous one which visits all of them.
 
     Args:
         steps: T.
-        schedule: "linear" or "cosine".
+        schedule: "linear": beta from 1e-4 to 0.02 at T = 1000, other T keep the total noise (Ho et al. 2020); "cosine":
+            Nichol and Dhariwal 2021, eq. 17, ended where the linear one ends, at a^2 near 4e-5, and not at 0 with
+            clipped betas: beyond, x0 can't be recovered from a prediction of eps.
 
     Attributes:
-        alpha_bar: (T + 1,) float64, alpha_k^2 from the data (1) to the noise (near 0).
+        alpha_bar: (T + 1,) float64, a_k^2 from the data (1) to the noise (near 0).
     """
 
     def __init__(self, steps: int = 1000, schedule: Schedule = "linear") -> None:
@@ -104,73 +95,241 @@ class GaussianProcess:
         if steps < 2:
             raise PolymodeError(f"steps={steps}, expected at least 2")
         self.steps = steps
-        self.alpha_bar = (linear_alpha_bar if schedule == "linear" else cosine_alpha_bar)(steps)
+        self.alpha_bar = _linear_alpha_bar(steps) if schedule == "linear" else _cosine_alpha_bar(steps)
+        #: log(s / a) of the steps 1 .. T
+        self.log_ratios = 0.5 * (torch.log1p(-self.alpha_bar) - self.alpha_bar.log())[1:]
+        self.least, self.most = (float(self.log_ratios[i].exp()) for i in (0, -1))
 
-    def step_of(self, t: Tensor) -> Tensor:
-        """The step nearest to each t in [0, 1], from 1 to T."""
-        return (t.double() * self.steps).round().long().clamp(1, self.steps)
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        table = self.log_ratios.to(t.device)
+        k = (t.double() * self.steps - 1).clamp(0, self.steps - 1)
+        below = k.floor().long().clamp(max=self.steps - 2)
+        u = torch.lerp(table[below], table[below + 1], k - below)
+        return torch.sigmoid(-2 * u).sqrt(), torch.sigmoid(2 * u).sqrt()
 
-    def alpha_sigma(self, k: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_k and sigma_k of steps (B,), shaped (B, 1, ...) to multiply `like`."""
-        bar = self.alpha_bar.to(k.device)[k].view(-1, *[1] * (like.dim() - 1))
-        return bar.sqrt().to(like.dtype), (1 - bar).sqrt().to(like.dtype)
+    def time(self, ratio: float) -> float:
+        u, table = math.log(max(ratio, 1e-300)), self.log_ratios
+        above = int(torch.searchsorted(table, u).clamp(1, self.steps - 1))
+        low, high = float(table[above - 1]), float(table[above])
+        return (above + min(1.0, max(0.0, (u - low) / (high - low)))) / self.steps
 
-    def noised(self, x0: Tensor, k: Tensor, eps: Tensor) -> Tensor:
-        """x_k given x_0 and the noise, for steps (B,)."""
-        alpha, sigma = self.alpha_sigma(k, x0)
-        return alpha * x0 + sigma * eps
+    def spread(self, u: Tensor, first: float) -> Tensor:
+        """Whole steps, from the one of the ratio `first` to T."""
+        start = round(self.time(first) * self.steps)
+        span = self.steps - start + 1
+        return ((u * span).floor().clamp(max=span - 1) + start) / self.steps
 
-    def last_below(self, sigma: float) -> int:
-        """The last step whose sigma_k is at most `sigma`; 1 when there is none."""
-        return max(1, int((self.alpha_bar >= 1 - sigma**2).sum()) - 1)
+    def last_below(self, ratio: float) -> float:
+        """The ratio of the last step whose own is at most `ratio`; that of step 1 where there is none."""
+        return float(self.log_ratios[max(0, int((self.log_ratios <= math.log(max(ratio, 1e-300))).sum()) - 1)].exp())
 
-    def path(self, visits: int, first: int = 1) -> list[Transition]:
-        """Reverse transitions from T to 0 that visit `visits` steps, evenly spread from T to `first`."""
+    def ratios(self, visits: int, first: float) -> list[float]:
+        """Those of whole steps; fewer than `visits` where there are fewer."""
         if not 1 <= visits <= self.steps:
             raise PolymodeError(f"steps={visits}, expected 1 to {self.steps}, the steps that the model was trained on")
-        spread = torch.linspace(first, self.steps, visits, dtype=torch.float64) if visits > 1 else [self.steps]
-        steps = [0, *sorted({round(float(k)) for k in spread})]  # fewer where they are more than the steps there are
-        return [
-            Transition(k, k / self.steps, float(self.alpha_bar[k]), float(self.alpha_bar[s]))
-            for s, k in reversed(list(pairwise(steps)))
-        ]
+        start = round(self.time(first) * self.steps)
+        spread = torch.linspace(start, self.steps, visits, dtype=torch.float64) if visits > 1 else [self.steps]
+        return [float(self.log_ratios[k - 1].exp()) for k in sorted({round(float(k)) for k in spread}, reverse=True)]
 
 
-# -- conversions; alpha and sigma broadcast over xt, alpha^2 + sigma^2 = 1 ---------------------------------------------
-def target(kind: Prediction, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def _linear_alpha_bar(steps: int) -> Tensor:
+    betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
+    return torch.cat([betas.new_ones(1), torch.cumprod(1 - betas.clamp(max=0.999), 0)])
+
+
+def _cosine_alpha_bar(steps: int) -> Tensor:
+    t = 0.996 * torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return f / f[0]
+
+
+class VP(NoisePath):
+    """dx = -beta x / 2 dt + sqrt(beta) dw with beta(t) from `start` to `end`: a^2 + s^2 = 1."""
+
+    def __init__(self, start: float = 0.1, end: float = 20.0, *, least: float = 1e-3) -> None:
+        if not 0 < start < end:
+            raise PolymodeError(f"beta from {start} to {end}, expected 0 < start < end")
+        self.start, self.end, self.least = start, end, least
+        self.most = math.sqrt(math.expm1((start + end) / 2))
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """The integral of beta from 0 to t."""
+        t = t.double()
+        return self.start * t + 0.5 * (self.end - self.start) * t.square()
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        total = self._integral(t)
+        return (-0.5 * total).exp(), (-torch.expm1(-total)).sqrt()
+
+    def time(self, ratio: float) -> float:
+        return self._time_of(math.log1p(ratio**2))
+
+    def _time_of(self, total: float) -> float:
+        """The time by which beta has added up to `total`."""
+        slope = self.end - self.start
+        # the other form of the root, which does not cancel near 0
+        return min(1.0, 2 * total / (self.start + math.sqrt(self.start**2 + 2 * slope * total)))
+
+
+class SubVP(VP):
+    """The same drift with less noise: s = 1 - a^2 (Song et al. 2021, eq. 29)."""
+
+    def __init__(self, start: float = 0.1, end: float = 20.0, *, least: float = 1e-3) -> None:
+        super().__init__(start, end, least=least)
+        self.most = 2 * math.sinh((start + end) / 4)
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        total = self._integral(t)
+        return (-0.5 * total).exp(), -torch.expm1(-total)
+
+    def time(self, ratio: float) -> float:
+        return self._time_of(2 * math.asinh(ratio / 2))  # (1 - a^2) / a = 2 sinh(-log a)
+
+    def scales_at(self, ratio: float) -> tuple[float, float]:
+        a = math.exp(-math.asinh(ratio / 2))
+        return a, ratio * a
+
+
+class VE(NoisePath):
+    """x_t = x_0 + s eps with s from `least` to `most`, geometric in time."""
+
+    def __init__(self, least: float = 0.01, most: float = 50.0) -> None:
+        if not 0 < least < most:
+            raise PolymodeError(f"noise from {least} to {most}, expected 0 < least < most")
+        self.least, self.most = least, most
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.double()
+        return torch.ones_like(t), self.least * (self.most / self.least) ** t
+
+    def time(self, ratio: float) -> float:
+        return min(1.0, max(0.0, math.log(ratio / self.least) / math.log(self.most / self.least)))
+
+    def scales_at(self, ratio: float) -> tuple[float, float]:
+        return 1.0, ratio
+
+
+class Linear(NoisePath):
+    """x_t = (1 - t) x_0 + t eps, between t = `cut` and 1 - `cut`: z is infinite at the last moment."""
+
+    def __init__(self, cut: float = 1e-3) -> None:
+        if not 0 < cut < 0.5:
+            raise PolymodeError(f"cut={cut}, expected it between 0 and 0.5")
+        self.cut, self.least, self.most = cut, cut / (1 - cut), (1 - cut) / cut
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.double().clamp(max=1 - self.cut)
+        return 1 - t, t
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.double()
+        return -torch.ones_like(t), torch.ones_like(t)
+
+    def time(self, ratio: float) -> float:
+        return min(1.0 - self.cut, ratio / (1 + ratio))
+
+    def scales_at(self, ratio: float) -> tuple[float, float]:
+        return 1 / (1 + ratio), ratio / (1 + ratio)
+
+    def spread(self, u: Tensor, first: float) -> Tensor:
+        start = self.time(first)
+        return start + u * (1 - self.cut - start)
+
+    def ratios(self, visits: int, first: float) -> list[float]:
+        if visits < 1:
+            raise PolymodeError(f"steps={visits}, expected at least 1")
+        t = torch.linspace(1 - self.cut, self.time(first), visits, dtype=torch.float64)
+        return (t / (1 - t)).tolist()
+
+
+class Trigonometric(NoisePath):
+    """x_t = cos(c t) x_0 + sin(c t) eps with c a little below pi / 2."""
+
+    def __init__(self, least: float = 1e-3, most: float = 1e3) -> None:
+        if not 0 < least < most:
+            raise PolymodeError(f"noise ratios from {least} to {most}, expected 0 < least < most")
+        self.least, self.most, self.angle = least, most, math.atan(most)
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        angle = self.angle * t.double()
+        return angle.cos(), angle.sin()
+
+    def time(self, ratio: float) -> float:
+        return min(1.0, math.atan(ratio) / self.angle)
+
+
+# -- one step of the reverse chain, in z -------------------------------------------------------------------------------
+def posterior(ratio: float, before: float) -> tuple[float, float]:
+    """(k, v): q(z_s | z_t, x_0) has mean (1 - k) x_0 + k z_t and variance v, for r_t = `ratio` and r_s = `before`."""
+    k = (before / ratio) ** 2
+    return k, before**2 * (1 - k)
+
+
+def reverse_variance(ratio: float, before: float, error: float) -> float:
+    """The best variance of p(z_s | z_t) for a denoiser of mean squared error `error`: v + (1 - k)^2 error.
+
+    It is E over x_0 given z_t of the posterior's second moment about its mean, so the maximiser of the bound (Bao et
+    al. 2022, Analytic-DPM, arXiv:2201.06503). An error of r^2 / (1 + r^2), that of unit Gaussian data, gives beta of
+    Ho et al. 2020, section 3.2, and an error of 0, that of a single datum, their other choice.
+    """
+    k, variance = posterior(ratio, before)
+    return variance + (1 - k) ** 2 * error
+
+
+# -- predictions; a and s broadcast over xt ----------------------------------------------------------------------------
+def coefficients(
+    kind: Prediction, a: Tensor, s: Tensor, rates: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor | float, Tensor | float]:
+    """(p, q) of the prediction p x_0 + q eps; a velocity needs the `rates` (a', s')."""
+    match kind:
+        case "eps":
+            return 0.0, 1.0
+        case "x0":
+            return 1.0, 0.0
+        case "v":
+            return -s, a
+        case "score":
+            return 0.0, -1 / s
+        case "velocity":
+            assert rates is not None
+            return rates
+    raise PolymodeError(f"prediction={kind!r}, expected one of eps, x0, v, score, velocity")
+
+
+def target(
+    kind: Prediction, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor, rates: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """What a network that predicts `kind` should say."""
-    return {"eps": eps, "x0": x0}[kind] if kind != "v" else alpha * eps - sigma * x0
+    p, q = coefficients(kind, a, s, rates)
+    return p * x0 + q * eps
 
 
-def to_x0(kind: Prediction, prediction: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The x0 that a prediction implies."""
-    if kind == "x0":
-        return prediction
-    return (xt - sigma * prediction) / alpha if kind == "eps" else alpha * xt - sigma * prediction
+def to_x0(
+    kind: Prediction, said: Tensor, xt: Tensor, a: Tensor, s: Tensor, rates: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """The x_0 that a prediction implies: (q xt - s said) / (q a - p s)."""
+    p, q = coefficients(kind, a, s, rates)
+    return (q * xt - s * said) / (q * a - p * s)
 
 
-def eps_from_x0(x0: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """(xt - alpha x0) / sigma."""
-    return (xt - alpha * x0) / sigma
+def error_in_x0(
+    kind: Prediction, error: Tensor, a: Tensor, s: Tensor, rates: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """The squared error in x_0 that a squared error of a prediction amounts to."""
+    p, q = coefficients(kind, a, s, rates)
+    return error * (s / (q * a - p * s)) ** 2
 
 
-def v_from_x0(x0: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """alpha eps - sigma x0."""
-    return (alpha * xt - x0) / sigma
+def eps_from_x0(x0: Tensor, xt: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """(xt - a x0) / s."""
+    return (xt - a * x0) / s
 
 
-def score_from_x0(x0: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The gradient of log q(xt) when x0 = E[x0 | xt]: -eps / sigma (Tweedie's formula)."""
-    return (alpha * x0 - xt) / sigma**2
+def score_from_x0(x0: Tensor, xt: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """The gradient of log q(xt) when x0 = E[x0 | xt]: -eps / s (Tweedie's formula)."""
+    return (a * x0 - xt) / s**2
 
 
-def x0_from_score(score: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | xt] from the score."""
-    return (xt + sigma**2 * score) / alpha
-
-
-def error_in_x0(kind: Prediction, error: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The squared error in x0 that a squared error of a prediction of `kind` amounts to."""
-    if kind == "x0":
-        return error
-    return error * sigma**2 / alpha**2 if kind == "eps" else error * sigma**2
+def velocity_from_x0(x0: Tensor, xt: Tensor, a: Tensor, s: Tensor, rates: tuple[Tensor, Tensor]) -> Tensor:
+    """a' x0 + s' eps when x0 = E[x0 | xt]: the probability flow dx/dt of the path."""
+    return rates[0] * x0 + rates[1] * eps_from_x0(x0, xt, a, s)

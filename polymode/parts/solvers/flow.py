@@ -11,8 +11,6 @@ eqs. 13, 39 and 40).
 `log_density` is the first line for any field, `GaussianFlow` the second. In (z, u) the field holds no schedule, is
 smooth where the noise vanishes, and is the ODE of eq. 13 in other coordinates (Karras et al. 2022, arXiv:2206.00364,
 eq. 4). The density is that of z at the first u, data under a little noise.
-Continuation of a process in discrete steps: the step k that belongs to u is linear in u between the steps' own values,
-and the network is asked at that fractional step.
 Cost: a forward pass an evaluation of the field, and a backward pass a probe, or a dimension where it is exact.
 """
 
@@ -98,7 +96,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class GaussianFlow:
-    """The probability-flow ODE of a variance-preserving process between two noise levels.
+    """The probability-flow ODE of a Gaussian noise path between two noise ratios.
 
     Args:
         denoise: (z, u) -> E[x_0 | z], of z's shape (B, F), differentiable in z.
@@ -144,20 +142,6 @@ class HasProbabilityFlow(ABC):
     @abstractmethod
     def flow_start(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Data as z (B, F) where the flow starts, and the log-volume (B,) of a unit of z in data space."""
-
-
-def log_noise(alpha_bar: Tensor) -> Tensor:
-    """u = log(sigma / alpha) of alpha^2."""
-    return 0.5 * (torch.log1p(-alpha_bar) - alpha_bar.log())
-
-
-def fractional_step(u: float, of_steps: Tensor) -> float:
-    """Where u lies among the rising values of discrete steps 0 .. N, linear between them, the ends beyond."""
-    if len(of_steps) < 2:
-        return 0.0
-    above = int(torch.searchsorted(of_steps, u).clamp(1, len(of_steps) - 1))
-    low, high = float(of_steps[above - 1]), float(of_steps[above])
-    return above - 1 + min(1.0, max(0.0, (u - low) / (high - low)))
 
 
 def log_density(
