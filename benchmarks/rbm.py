@@ -5,13 +5,16 @@ is `EPOCHS` epochs; rounds alternate in one process and go on from the round bef
 have seen the same number of images; the pseudo-likelihood of each is then computed by one function, in float64.
 scikit-learn runs in float64, which is what it gives a user of plain numpy arrays, and in float32. Both are plain SGD:
 its rate is the best of 0.03, 0.1 and 0.3 for it, ours the model's default. The trainer starts afresh in each round,
-so it is in the times and not in the likelihoods.
+so it is in the times and not in the likelihoods. Then Gibbs sweeps of 100 chains of both, and annealed importance
+sampling of 100 chains over 10,000 temperatures, which has no peer there.
 
     python -m benchmarks.rbm
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from polymode.data.dataset import DataSet, Split
 from polymode.models.boltzmann.rbm import RBM
 
 IMAGES, BATCH, HIDDEN, EPOCHS, ROUNDS, RATE = 10_000, 100, 256, 1, 10, 0.1
+SWEEPS, TEMPERATURES = 100, 10_000
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor, str]:
@@ -95,6 +99,35 @@ def pseudo_likelihood(model: RBM, x: torch.Tensor) -> float:
     return float(model.double().pseudo_log_likelihood(x).mean())
 
 
+def sweeps(model: RBM) -> Callable[[], object]:
+    """`SWEEPS` sweeps of `BATCH` chains of ours."""
+    fields, g = model.fields(None), torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def work() -> None:
+        model.walk(model.chain_state.to(model.dtype), fields, SWEEPS, g)
+
+    return work
+
+
+def peer_sweeps(peer: Peer) -> Callable[[], object]:
+    """As many of scikit-learn's, from images."""
+
+    def work() -> None:
+        v = peer.x[:BATCH]
+        for _ in range(SWEEPS):
+            v = peer.machine.gibbs(v)
+
+    return work
+
+
+def annealing(model: RBM) -> float:
+    """Seconds of annealed importance sampling of 100 chains."""
+    start = time.perf_counter()
+    model.log_partition(method="ais", temperatures=TEMPERATURES, chains=100, seed=0)
+    return time.perf_counter() - start
+
+
 def main() -> None:
     x, held_out, name = images()
     bare, double, single = BareLoop(x), Peer(x, np.float64), Peer(x, np.float32)
@@ -111,6 +144,23 @@ def main() -> None:
                     measurement("bench_rbm", "rbm", f"rbm epoch time, {theirs} / {ours}", median, protocol,
                                 data=name, n=len(seconds[ours]), least=least, most=most)
                 )  # fmt: skip
+    chains = {"polymode": sweeps(bare.model.eval()), "scikit-learn float64": peer_sweeps(double),
+              "scikit-learn float32": peer_sweeps(single)}  # fmt: skip
+    times = alternate(chains, rounds=5)
+    for theirs, (median, least, most) in ratios(times, "polymode").items():
+        if theirs.startswith("scikit"):
+            print(f"{theirs} takes {median:.2f} times as long for a sweep (rounds {least:.2f} to {most:.2f})")
+            entries.append(
+                measurement("bench_rbm", "rbm", f"Gibbs sweep time, {theirs} / polymode", median,
+                            f"{SWEEPS} sweeps of {BATCH} chains, 784-{HIDDEN}",
+                            data=name, n=len(times["polymode"]), least=least, most=most)
+            )  # fmt: skip
+    seconds_annealing = annealing(bare.model)
+    print(f"annealed importance sampling of 100 chains x {TEMPERATURES:,} temperatures: {seconds_annealing:.1f} s")
+    entries.append(
+        measurement("bench_rbm", "rbm", "AIS seconds", seconds_annealing,
+                    f"100 chains x {TEMPERATURES:,} temperatures, 784-{HIDDEN}", data=name, n=1)
+    )  # fmt: skip
     rows = held_out[:500]
     for who, model in {"polymode": bare.model, "scikit-learn float64": double.as_ours(),
                        "scikit-learn float32": single.as_ours()}.items():  # fmt: skip

@@ -15,6 +15,7 @@ from polymode.catalogue import VERSION as __version__
 if TYPE_CHECKING:
     from polymode.app.service.compare import compare
     from polymode.core.capabilities import (
+        Associates,
         Classifies,
         Completes,
         Continues,
@@ -26,16 +27,23 @@ if TYPE_CHECKING:
         HasCodes,
         HasConditionals,
         HasEnergy,
+        HasEnergyBound,
+        HasFilters,
         HasFrameBound,
+        HasFrameEstimate,
         HasFrameLogProb,
         HasLatents,
         HasLogProb,
         HasMarginals,
         HasPosterior,
         HasScore,
+        Initialises,
+        Restores,
         Translates,
         Transmits,
         Transports,
+        Varies,
+        WalksChains,
         capabilities,
     )
     from polymode.core.checkpoint import create, load
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     from polymode.data.dataset import DataSet, Split
     from polymode.evaluate import log_likelihood
     from polymode.evaluate.evaluator import evaluate
+    from polymode.interop.diffusers import load_diffusers, save_diffusers
     from polymode.interop.gpt2 import load_gpt2, save_gpt2
     from polymode.interop.text_generation import pipeline
     from polymode.train.fit import Run, fit
@@ -58,16 +67,17 @@ _NAMES = {
     "polymode.core.errors": ("PolymodeError",),
     "polymode.core.likelihood": ("Likelihood",),
     "polymode.core.capabilities": (
-        "Classifies", "Completes", "Continues", "DecodesInOrder", "Denoises", "DrawsInOrder", "FitsDirectly",
-        "HasBound", "HasCodes", "HasConditionals", "HasEnergy", "HasFrameBound", "HasFrameLogProb", "HasLatents",
-        "HasLogProb", "HasMarginals", "HasPosterior", "HasScore", "Translates", "Transmits", "Transports",
-        "capabilities",
+        "Associates", "Classifies", "Completes", "Continues", "DecodesInOrder", "Denoises", "DrawsInOrder",
+        "FitsDirectly", "HasBound", "HasCodes", "HasConditionals", "HasEnergy", "HasEnergyBound", "HasFilters",
+        "HasFrameBound", "HasFrameEstimate", "HasFrameLogProb", "HasLatents", "HasLogProb", "HasMarginals",
+        "HasPosterior", "HasScore", "Initialises", "Restores", "Translates", "Transmits", "Transports", "Varies",
+        "WalksChains", "capabilities",
     ),
     "polymode.core.model": ("GenerativeModel",),
     "polymode.core.spec": ("Spec",),
     "polymode.data.dataset": ("DataSet", "Split"),
     "polymode.evaluate": ("log_likelihood",),
-    "polymode.interop": ("load_gpt2", "pipeline", "save_gpt2"),
+    "polymode.interop": ("load_diffusers", "load_gpt2", "pipeline", "save_diffusers", "save_gpt2"),
     "polymode.train.fit": ("Run", "fit"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

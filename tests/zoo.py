@@ -27,6 +27,7 @@ SPECS: dict[str, specs.Spec] = {
     "vector/levels": specs.Spec("vector", (3,), specs.Levels(4)),
     "image/binary": specs.image(1, 4, 4, levels=2),
     "image/levels": specs.image(1, 4, 4, levels=5),
+    "image/real": specs.Spec("image", (2, 4, 4), specs.Real()),
     "series/real": specs.Spec("series", (3, 2), specs.Real((1.0, -2.0) * 3, (2.0, 0.5) * 3)),
     "series/binary": specs.Spec("series", (2, 2), specs.Binary()),
     "tokens": specs.tokens(4, 3),
@@ -37,6 +38,8 @@ SPECS: dict[str, specs.Spec] = {
 #: a small prior of codes, and small codes
 PRIOR: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
 CODED = {"codes": 5, "code_dims": 3, "width": 8, "blocks": 1, "halvings": 1, "prior_options": PRIOR}
+#: a small diffusion model of codes
+CHAIN: dict[str, Any] = {"widths": (16, 16), "likelihood_steps": 4}
 #: constructor arguments that make a model small; a model without a row here is tested with its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {"hidden": (32, 32), "latent_dims": 4},
@@ -64,7 +67,35 @@ SMALL: dict[str, dict[str, Any]] = {
     "srgan": {"width": 8, "blocks": 1, "channels": 4},
     "stargan": {"width": 8, "blocks": 1, "channels": 8},
     "ddpm": {"widths": (16, 16), "likelihood_steps": 8},
+    "sohl_dickstein": {"widths": (16, 16), "steps": 8},
+    "improved_ddpm": {"widths": (16, 16), "likelihood_steps": 8},
+    "ncsn": {"widths": (16, 16), "least": 0.05, "most": 5.0, "levels": 6, "langevin_steps": 5},
+    "score_sde": {"widths": (16, 16), "likelihood_steps": 8},
+    "vdm": {"widths": (16, 16), "likelihood_steps": 8},
+    "edm": {"widths": (16, 16), "likelihood_steps": 8},
+    "flow_matching": {"widths": (16, 16), "likelihood_steps": 8},
+    "rectified_flow": {"widths": (16, 16), "likelihood_steps": 8, "reflow_after": 300, "pair_steps": 4},
+    "consistency": {"widths": (16, 16), "most_levels": 40, "horizon": 300},
+    "sr3": {"widths": (16, 16), "likelihood_steps": 8, "drop": 0.1},
+    "grbm": {"hidden": 6, "chains": 20},
+    "ssrbm": {"hidden": 6, "chains": 20},
+    "discriminative_rbm": {"hidden": 6, "chains": 20},
+    "d3pm": {"widths": (16, 16), "likelihood_steps": 4},
+    "tab_ddpm": {"widths": (16, 16), "likelihood_steps": 8},
+    "boltzmann": {"hidden": 4, "chains": 20},
+    "structured_boltzmann": {"chains": 20},
+    "conv_rbm": {"filters": 3, "kernel": 2, "chains": 20},
+    "cdbn": {"filters": (4, 6), "kernel": (2, 2), "pool": (1, 2), "chains": 20},
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
+    "dbn": {"hidden": (8, 6), "chains": 16},
+    "dbm": {"hidden": (8, 6), "chains": 16, "pretrain": True, "k": 1},
+    # the class of the tests' tokens is in a place of theirs
+    "multimodal_rbm": {"hidden": 8, "chains": 16, "tokens_as": "places"},
+    "multimodal_dbm": {"hidden": 8, "joint": 6, "hidden_condition": 6, "chains": 16, "tokens_as": "places"},
+    "short_run": {"hidden": (16, 16), "chain_steps": 30},
+    "nce": {"hidden": (16, 16), "noise_samples": 2, "sample_steps": 10},
+    "score_matching": {"hidden": (32, 32), "sample_steps": 30, "sigma": 0.3},
+    "jem": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "made": {"hidden": (24, 24), "components": 3},
     "chow_liu": {"bins": 6},
     "hmm": {"states": 3, "max_iterations": 10},
@@ -100,6 +131,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vqvae": CODED,
     # `drop`, so that the prior's vector for withheld sources learns too
     "vqvae2": CODED | {"bottom_prior_options": PRIOR | {"drop": 0.3}},
+    "latent_diffusion": {"latent_channels": 2, "width": 8, "blocks": 1, "diffusion_options": CHAIN},
     "m2": {"latent_dims": 3, "hidden": (16,)},
     # one component: mixtures tell a toy's classes apart without a code
     "m1_m2": {"features": 2, "latent_dims": 3, "hidden": (64,), "hidden_m2": (32,), "components": 1},
@@ -107,6 +139,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "dae": {"latent_dims": 8, "hidden": (16,)},
     "gsn": {"hidden": (16, 12, 8), "walkback": 4},
     "mae": {"width": 16, "layers": 2, "decoder_width": 16, "decoder_layers": 1, "heads": 2, "patch": 2},
+    "crbm": {"hidden": 8, "chains": 16},
+    "temporal_crbm": {"hidden": 6, "order": 2, "k": 2},
+    "trbm": {"hidden": 4, "k": 2},
+    "rtrbm": {"hidden": 6, "k": 2},
+    "rnn_rbm": {"hidden": 6, "width": 12, "k": 2},
     "bayes_net": {"edges": ((0, 1),), "hidden": (16,)},
     "sequence_vae": {"latent_dims": 3, "embed": 8, "hidden": 16},
     "dmm": {"latent_dims": 3, "width": 12, "transition": 8, "emission": 12},
@@ -168,20 +205,28 @@ CONDITIONAL = [Case(row.name, row.takes[0], c) for row in catalogue.MODELS for c
 VARIANTS = {"lsgan", "wgan", "wgan_gp", "dragan", "sngan", "pacgan", "unrolled_gan", "improved_gan", "dcgan"}
 
 
+#: kinds of data beside its first that a model is tested on in the default suite; `make test-slow` takes all
+OTHER_KINDS = 2
+
+
 def over(cases: list[Case]) -> Any:
-    """Parametrise a test over cases; conditions beyond a model's first, and of variants all kinds of data but one, are
-    slow."""
+    """Parametrise a test over cases; what is left to the slow suite is marked, see `is_slow`."""
     return pytest.mark.parametrize(
         "case", [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if is_slow(case) else []) for case in cases]
     )
 
 
 def is_slow(case: Case) -> bool:
-    """Whether a case is left to the slow suite."""
+    """Whether a case is left to the slow suite: conditions beyond a model's first, and most kinds of data beyond its
+    first, others for each model, so that every kind is in the default suite with some model of each family."""
     row = catalogue.find(case.name)
     if case.condition is not None and case.condition != row.conditions[0]:
         return True
-    return case.name in VARIANTS and case.signature != row.takes[0]
+    others = row.takes[1:]
+    if case.signature not in others:
+        return False
+    place = (others.index(case.signature) - 2 * ROWS.index(case.name)) % len(others)
+    return case.name in VARIANTS or place >= OTHER_KINDS
 
 
 def data(spec: specs.Spec, n: int, seed: int = 0) -> Tensor:

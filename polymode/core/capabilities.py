@@ -20,16 +20,21 @@ from polymode.core.condition import Condition
 from polymode.core.errors import PolymodeError
 from polymode.core.model import Capability, GenerativeModel, require
 from polymode.core.pieces import (
+    Associates,
     DecodesInOrder,
     DrawsInOrder,
     HasConditionals,
     HasFrameBound,
+    HasFrameEstimate,
     HasFrameLogProb,
     HasMarginals,
+    Initialises,
     Nats,
     Transmits,
 )
+from polymode.core.restoring import Restores, Varies
 from polymode.core.spec import Spec
+from polymode.core.workings import HasFilters, WalksChains
 
 
 class HasLogProb(Capability):
@@ -129,6 +134,44 @@ class HasEnergy(Capability):
 
         ``condition`` is one row.
         """
+
+
+class HasEnergyBound(HasEnergy):
+    """An unnormalised likelihood that is itself known by a bound only: F(x) <= E[-log w] where E[w] = exp(-F(x)), so
+    that log p(x) = -F(x) - log Z >= E[log w] - log Z.
+
+    `energy` is then an upper bound on F that is the same at every call. The bound on log p is one as far as log Z is
+    known: an estimate of log Z makes an estimate of it, since one that is too low makes the bound too high.
+    """
+
+    #: importance samples that an evaluation takes where nobody says
+    default_num_samples: ClassVar[int] = 100
+
+    def energy_bound(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Nats:
+        """-log 1/S sum_s w_s, (B,): at least F(x) on average, and closer the more samples (see `iwae_bound`)."""
+        require(self, HasEnergyBound, "energy bound")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        g = rng.resolve(generator, seed)
+        with self._evaluating():
+            total = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float64)
+            for log_weights in self._log_weights(x, condition, num_samples, g):
+                total = torch.logaddexp(total, log_weights.double().logsumexp(0))
+            return (math.log(num_samples) - total).to(self.dtype)
+
+    @abstractmethod
+    def _log_weights(
+        self, x: Tensor, condition: Condition | None, num_samples: int, generator: torch.Generator
+    ) -> Iterator[Float[Tensor, "S B"]]:
+        """`num_samples` samples of log w for each datum, in pieces."""
 
 
 class HasLatents(Capability):
@@ -370,9 +413,10 @@ class FitsDirectly(Capability):
 
 
 CAPABILITIES: tuple[type[Capability], ...] = (
-    HasLogProb, HasBound, HasEnergy, HasLatents, HasCodes, HasPosterior, Classifies, HasScore, Denoises, Transports,
-    Completes, Translates, Continues, HasConditionals, HasMarginals, HasFrameLogProb, HasFrameBound, DrawsInOrder,
-    DecodesInOrder, Transmits, FitsDirectly,
+    HasLogProb, HasBound, HasEnergy, HasEnergyBound, HasLatents, HasCodes, HasPosterior, Classifies, HasScore, Denoises,
+    Transports, Completes, Restores, Varies, Translates, Continues, HasConditionals, HasMarginals, HasFrameLogProb,
+    HasFrameBound, HasFrameEstimate, DrawsInOrder, DecodesInOrder, Transmits, FitsDirectly, Initialises, Associates,
+    HasFilters, WalksChains,
 )  # fmt: skip
 
 

@@ -35,8 +35,8 @@ LossFunction = Callable[[Tensor, "Condition | None", torch.Generator], Loss]
 class Phase:
     """One kind of step: a loss over some parameters.
 
-    Phases of one `stage` take turns, each `repeats` times on fresh batches; stages follow one another and share the
-    budget equally (a deep belief network has one a layer).
+    Phases of one `stage` take turns, each `repeats` times on fresh batches; stages follow one another and divide the
+    budget by their shares (a deep belief network has one a layer).
 
     Args:
         name: shown in the log.
@@ -44,6 +44,7 @@ class Phase:
         loss: (x, condition, generator) -> Loss.
         repeats: steps in a row before the next phase's turn.
         stage: the stage it belongs to, from 0.
+        share: of the budget that its stage gets, beside those of other stages.
         learning_rate_scale: a factor on the run's rate (two-time-scale training).
         after_step: called after each optimiser step (weight clipping).
     """
@@ -53,6 +54,7 @@ class Phase:
     loss: LossFunction
     repeats: int = 1
     stage: int = 0
+    share: float = 1.0
     learning_rate_scale: float = 1.0
     after_step: Callable[[], None] | None = None
 

@@ -5,8 +5,11 @@ They belong to `core.capabilities`, which names them beside all others.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +88,58 @@ class HasFrameLogProb(Capability):
         """The mathematics of `frame_log_prob`."""
 
 
+@dataclass(frozen=True)
+class FrameEstimate:
+    """Estimates of log p(v_t | v_<t, condition), one a frame.
+
+    Args:
+        nats: (B, T), 0 where none was asked for.
+        std_error: (B, T), the standard error of each, 0 where its normaliser was summed exactly.
+        protocol: how they were made.
+    """
+
+    nats: Float[Tensor, "B T"]
+    std_error: Float[Tensor, "B T"]
+    protocol: str
+
+
+class HasFrameEstimate(Capability):
+    """A likelihood of series (T, D) that is a sum over frames, each of which has a normaliser that is estimated, so
+    that no side is guaranteed."""
+
+    def frame_estimate(
+        self,
+        x: Tensor,
+        frames: Int[Tensor, " B"] | None = None,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> FrameEstimate:
+        """log p(v_t | v_<t, condition) of the first `frames` of each datum, of all where None came.
+
+        Args:
+            options: how normalisers are estimated (chains, temperatures); unknown names are refused.
+
+        Raises:
+            PolymodeError: frames that are not one whole number from 0 to T a datum.
+        """
+        require(self, HasFrameEstimate, "estimate of the likelihood of frames")
+        assert isinstance(self, GenerativeModel)
+        x, condition = self.enter(x, condition)
+        frames = _frames_to_score(x, frames)
+        self._check_options("frame_estimate", self._frame_estimate, options)
+        with self._evaluating():
+            return self._frame_estimate(x, frames, condition, rng.resolve(generator, seed), **options)
+
+    @abstractmethod
+    def _frame_estimate(
+        self, x: Tensor, frames: Tensor, condition: Condition | None, generator: torch.Generator
+    ) -> FrameEstimate:
+        """The mathematics of `frame_estimate`."""
+
+
 class HasFrameBound(Capability):
     """A lower bound of series (T, D) whose importance weight is a product over frames, so that the first frames of a
     datum can be scored on their own: what comes behind them, as the silence after a piece, is summed out."""
@@ -113,18 +168,11 @@ class HasFrameBound(Capability):
         require(self, HasFrameBound, "frame_bound")
         assert isinstance(self, GenerativeModel)
         x, condition = self.enter(x, condition)
-        steps = self.spec.shape[0]
-        if frames.shape != x.shape[:1] or frames.is_floating_point() or frames.min() < 0 or frames.max() > steps:
-            raise PolymodeError(
-                f"frames has shape {tuple(frames.shape)} and dtype {frames.dtype}, expected {len(x)} whole numbers "
-                f"from 0 to {steps}, one a datum"
-            )
+        frames = _frames_to_score(x, frames)
         if num_samples < 1:
             raise PolymodeError(f"num_samples={num_samples}, expected at least 1")
         with self._evaluating():
-            return self._frame_bound(
-                x, frames.to(x.device), condition, num_samples, resample, rng.resolve(generator, seed)
-            )
+            return self._frame_bound(x, frames, condition, num_samples, resample, rng.resolve(generator, seed))
 
     @abstractmethod
     def _frame_bound(
@@ -137,6 +185,19 @@ class HasFrameBound(Capability):
         generator: torch.Generator,
     ) -> Tensor:
         """The mathematics of `frame_bound`."""
+
+
+def _frames_to_score(x: Tensor, frames: Tensor | None) -> Tensor:
+    """How many of the first frames of each datum (B, T, D) are scored, (B,), all where None came; checked."""
+    steps = x.shape[1]
+    if frames is None:
+        return torch.full((len(x),), steps, device=x.device)
+    if frames.shape != x.shape[:1] or frames.is_floating_point() or frames.min() < 0 or frames.max() > steps:
+        raise PolymodeError(
+            f"frames has shape {tuple(frames.shape)} and dtype {frames.dtype}, expected {len(x)} whole numbers "
+            f"from 0 to {steps}, one a datum"
+        )
+    return frames.to(x.device)
 
 
 #: (dimensions (d,) of flattened data, log-probabilities (n, d, K) of their values given all values chosen before)
@@ -200,3 +261,50 @@ class Transmits(Capability):
         self, x: Tensor, condition: Condition | None, generator: torch.Generator
     ) -> list[tuple[Nats, Tensor]]:
         """The mathematics of `transmission`."""
+
+
+class Initialises(Capability):
+    """Has learned a network that a classifier can begin from: greedy pretraining (Hinton, Osindero and Teh 2006)."""
+
+    def network(self) -> torch.nn.Module:
+        """A copy of what turns data (B, *shape) into features (B, F), whose layers learn on by backpropagation."""
+        require(self, Initialises, "network to begin from")
+        with torch.no_grad():
+            return copy.deepcopy(self._network())
+
+    @abstractmethod
+    def _network(self) -> torch.nn.Module:
+        """The mathematics of `network`."""
+
+
+class Associates(Capability):
+    """A joint distribution p(x, c) of data and condition, so that each retrieves the other."""
+
+    def association(self, x: Tensor, condition: Condition) -> Nats:
+        """log p(x, c) up to a constant that is the same for all x and all c, or a bound on it; (B,)."""
+        require(self, Associates, "joint distribution of data and conditions")
+        assert isinstance(self, GenerativeModel)
+        x, given = self.enter(x, condition)
+        assert given is not None
+        with self._evaluating():
+            return self._association(x, given)
+
+    def predict(self, x: Tensor) -> Float[Tensor, "B K"]:
+        """p(c | x): the probability of each class, or of each symbol that it is one of those in the condition.
+
+        Raises:
+            CapabilityError: conditions that are reals.
+        """
+        require(self, Associates, "joint distribution of data and conditions")
+        assert isinstance(self, GenerativeModel)
+        x = self.spec.check(x).to(self.device)
+        with self._evaluating():
+            return self._predict(x)
+
+    @abstractmethod
+    def _association(self, x: Tensor, condition: Condition) -> Nats:
+        """The mathematics of `association`."""
+
+    @abstractmethod
+    def _predict(self, x: Tensor) -> Tensor:
+        """The mathematics of `predict`."""

@@ -116,6 +116,8 @@ SETS: tuple[Entry, ...] = (
                   "(Samaria and Harter 1994)",
           source="https://cam-orl.co.uk/facedatabase.html"),
     Entry("emoji", "emoji in five drawing styles, 32 or 64 pixels, labelled by group", "image/levels", **_EMOJI),
+    Entry("emoji_keywords", "emoji as 16x16 bits with their most frequent keywords as tokens", "image/binary",
+          **_EMOJI),
     Entry("emoji_vendors", "emoji of one vendor to be drawn like another's, unpaired, 32 or 64 pixels", "image/levels",
           **_EMOJI),
     Entry("emoji_lines", "line drawings of emoji and the same in colour, paired, 32 or 64 pixels", "image/levels",

@@ -32,6 +32,7 @@ LOADERS: dict[str, str] = {
     "cifar10": f"{_SETS}.pictures:cifar10",
     "orl_faces": f"{_SETS}.pictures:orl_faces",
     "emoji": f"{_SETS}.pictures:emoji",
+    "emoji_keywords": f"{_SETS}.pictures:emoji_keywords",
     "emoji_vendors": f"{_SETS}.translation:emoji_vendors",
     "emoji_lines": f"{_SETS}.translation:emoji_lines",
     "emoji_styles": f"{_SETS}.translation:emoji_styles",

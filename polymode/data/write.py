@@ -116,6 +116,32 @@ def write_sheet(pictures: Tensor, path: Path, *, across: int, provenance: Proven
     return path
 
 
+def write_movie(
+    spec: Spec, frames: Tensor, path: str | Path, *, provenance: Provenance | None = None, milliseconds: int = 100
+) -> Path:
+    """Write sheets of pictures (T, N, C, H, W) after one another as one animated .gif, the last one shown for long.
+
+    Raises:
+        DataError: no data of the spec, no pictures, or a file of another suffix.
+    """
+    path = Path(path).expanduser()
+    if spec.kind != "image" or path.suffix.lower() != ".gif":
+        raise DataError(f"a movie is of pictures and a .gif; {spec} and {path.name} came")
+    spec.check(frames.flatten(0, 1), name="frames")
+    pil = need("PIL.Image", "pillow", "demo", "writing pictures")
+    sheets = [pil.fromarray(contact_sheet(spec, x)) for x in frames.detach().cpu()]
+    durations = [milliseconds] * (len(sheets) - 1) + [10 * milliseconds]
+    note = b"" if provenance is None else to_text(provenance).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _atomic(
+        path,
+        lambda f: sheets[0].save(
+            f, format="GIF", save_all=True, append_images=sheets[1:], duration=durations, loop=0, comment=note
+        ),
+    )
+    return path
+
+
 def to_pixels(spec: Spec, x: Tensor) -> Tensor:
     """Levels as uint8 pixels 0 to 255."""
     if spec.shape[0] not in (1, 3) or spec.levels is None:

@@ -2,7 +2,9 @@
 
     HasLogProb   exact         log p(x)
     HasBound     lower bound   log 1/S sum_s w_s (Burda et al. 2016, arXiv:1509.00519, eq. 8), the ELBO at S = 1
+    HasFrameEstimate estimate  the sum over the frames of a series, each with a log Z of its own
     HasEnergy    estimate      -E(x) - log Z, log Z by annealed importance sampling (Neal 2001), one a condition
+                               of an energy that is known by a bound, its bound: a lower bound where log Z is exact
     otherwise    none
 
 Where it is asked for, estimator="ode" integrates the probability-flow ODE of a model that has one (Song et al. 2021,
@@ -20,14 +22,14 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import HasBound, HasEnergy, HasLogProb
+from polymode.core.capabilities import HasBound, HasEnergy, HasEnergyBound, HasFrameEstimate, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, ConditionError, PolymodeError, require_choice
-from polymode.core.likelihood import Likelihood
+from polymode.core.likelihood import Likelihood, LikelihoodKind
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Binary, Spec
 from polymode.data.dataset import DataSet, Split
-from polymode.parts.samplers.ais import Annealed, HasReverseAIS, Sandwich
+from polymode.parts.samplers.ais import Annealed, HasReverseAIS, HasRowPartitions, Sandwich
 from polymode.parts.solvers.flow import FlowOptions, HasProbabilityFlow
 
 SplitName = Literal["train", "valid", "test"]
@@ -148,7 +150,7 @@ class Scorer:
                 f"estimator='ode' came with {type(model).__name__}, which has no probability flow; use 'auto'"
             )
         self.model = model
-        default = model.default_num_samples if isinstance(model, HasBound) else 1
+        default = model.default_num_samples if isinstance(model, HasBound | HasEnergyBound) else 1
         self.num_samples = default if num_samples is None else num_samples
         self.seed, self.estimator, self.flow = seed, estimator, flow or FlowOptions()
         self._partitions: dict[tuple, tuple[float, float, str]] = {}
@@ -184,6 +186,8 @@ class Scorer:
                 pieces.append(model.iwae_bound(x, self.num_samples, condition, generator=draws).cpu())
             protocol = self._told(f"iwae-{self.num_samples}, {model.bound_name}")
             return Likelihood("lower bound", torch.cat(pieces), **facts, protocol=protocol)
+        if isinstance(model, HasFrameEstimate):
+            return self._from_frames(model, split, rows, batch_size, draws, facts)
         if isinstance(model, HasEnergy):
             return self._from_energy(model, split, rows, batch_size, draws, facts)
         return Likelihood("none", None, **facts, protocol="this family has no likelihood")
@@ -213,11 +217,30 @@ class Scorer:
             "estimate", nats, **facts, std_error=0.0 if math.isnan(error) else error, protocol=self._told(protocol)
         )
 
+    def _from_frames(
+        self, model: HasFrameEstimate, split: Split, rows: Tensor, batch_size: int, draws: torch.Generator, facts: dict
+    ) -> Likelihood:
+        """The sum over frames, whose estimates have independent errors."""
+        found = []
+        for r in rows.split(batch_size):
+            x, condition = split.batch(r, draws)
+            found.append(model.frame_estimate(x, None, condition, generator=draws))
+        nats = torch.cat([f.nats.double().sum(1).cpu() for f in found])
+        error = math.sqrt(sum(float(f.std_error.double().square().sum()) for f in found)) / len(rows)
+        return Likelihood("estimate", nats, **facts, std_error=error, protocol=self._told(found[0].protocol))
+
     def _from_energy(
         self, model: HasEnergy, split: Split, rows: Tensor, batch_size: int, draws: torch.Generator, facts: dict
     ) -> Likelihood:
         """-energy - log Z, with log Z of each distinct condition; unnormalised where there are too many."""
-        pieces = [(-model.energy(*split.batch(r, draws))).cpu().double() for r in rows.split(batch_size)]
+        pieces = []
+        for r in rows.split(batch_size):
+            x, condition = split.batch(r, draws)
+            if isinstance(model, HasEnergyBound):
+                energy = model.energy_bound(x, self.num_samples, condition, generator=draws)
+            else:
+                energy = model.energy(x, condition)
+            pieces.append(-energy.cpu().double())
         nats = torch.cat(pieces)
         if split.condition is None:
             log_z, error, how = self._partition(model, None, ())
@@ -225,6 +248,12 @@ class Scorer:
         condition = split.condition[rows]
         table = torch.cat([getattr(condition, k).reshape(len(rows), -1).double() for k in condition.kinds], 1)
         distinct, which = table.unique(dim=0, return_inverse=True)
+        if len(distinct) > MOST_PARTITIONS and isinstance(model, HasRowPartitions):
+            counts = which.bincount()
+            firsts = which.argsort(stable=True)[counts.cumsum(0) - counts]
+            log_z, errors = (t.cpu().double() for t in model.log_partitions(condition[firsts], seed=self.seed + 1))
+            how = f"mean over the log Z of {len(distinct)} conditions, each found on its own"
+            return self._estimate(nats - log_z[which], float((errors * counts / len(rows)).norm()), how, facts)
         if len(distinct) > MOST_PARTITIONS:
             protocol = f"-energy without log Z, which differs between the {len(distinct)} conditions"
             return Likelihood("unnormalised", nats, **facts, protocol=self._told(protocol))
@@ -243,7 +272,11 @@ class Scorer:
         protocol = "log Z by enumeration or quadrature"
         if error > 0:
             protocol = "; ".join(filter(None, (f"AIS, standard error of log Z {error:.2g} nats", how)))
-        return Likelihood("estimate", nats, **facts, std_error=error, protocol=self._told(protocol))
+        kind: LikelihoodKind = "estimate"
+        if isinstance(self.model, HasEnergyBound):  # a bound only as far as log Z is known
+            protocol = f"iwae-{self.num_samples} of an unnormalised bound, {protocol}"
+            kind = "estimate" if error > 0 else "lower bound"
+        return Likelihood(kind, nats, **facts, std_error=error, protocol=self._told(protocol))
 
     def _partition(self, model: HasEnergy, condition: Condition | None, key: tuple) -> tuple[float, float, str]:
         """(log Z, its standard error, both directions in words where the model can be annealed from above)."""

@@ -9,12 +9,14 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "load_diffusers": "polymode.interop.diffusers",
+    "save_diffusers": "polymode.interop.diffusers",
     "load_gpt2": "polymode.interop.gpt2",
     "save_gpt2": "polymode.interop.gpt2",
     "pipeline": "polymode.interop.text_generation",
 }
 
-__all__ = ["load_gpt2", "pipeline", "save_gpt2"]
+__all__ = ["load_diffusers", "load_gpt2", "pipeline", "save_diffusers", "save_gpt2"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,12 +11,14 @@ exponential in the number of variables it joins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from polymode.core import rng
 from polymode.core.errors import PolymodeError
 
 #: the most entries of a product of tables
@@ -46,15 +48,45 @@ def product(factors: Iterable[Factor], variables: tuple[int, ...]) -> Factor:
     return Factor(variables, total)
 
 
-def eliminate(factors: Iterable[Factor], keep: Sequence[int]) -> Tensor:
+def eliminate(factors: Iterable[Factor], keep: Sequence[int], *, order: Sequence[int] | None = None) -> Tensor:
     """log f(kept), an axis for each variable of `keep` in that order.
+
+    Args:
+        order: in which the others are summed out; None chooses. Row by row on a grid it is the transfer matrix (Kramers
+            and Wannier 1941), of as many entries as one row and one place more have states.
 
     Raises:
         PolymodeError: a product of more than 2^24 entries.
     """
     left = list(factors)
     sizes = {v: n for f in left for v, n in zip(f.variables, f.table.shape, strict=True)}
-    waiting = set(sizes) - set(keep)
+    for _ in _steps(left, set(sizes) - set(keep), sizes, order):
+        pass
+    _check(math.prod(sizes[v] for v in keep))
+    return product(left, tuple(keep)).table.expand([sizes[v] for v in keep])
+
+
+def sample(factors: Iterable[Factor], order: Sequence[int], n: int, generator: torch.Generator) -> Int[Tensor, "n V"]:
+    """Independent draws of all variables 0 .. V-1 from the normalised product: summed out in `order`, drawn backwards.
+
+    Raises:
+        PolymodeError: a product of more than 2^24 entries.
+    """
+    left = list(factors)
+    sizes = {v: k for f in left for v, k in zip(f.variables, f.table.shape, strict=True)}
+    x = torch.zeros(n, len(sizes), dtype=torch.int64)
+    for v, whole in reversed(list(_steps(left, set(sizes), sizes, order))):
+        # given all that were summed out later, v depends on those that it shares a table with
+        others = [u for u in whole.variables if u != v]
+        table = whole.table.movedim(whole.variables.index(v), -1)
+        x[:, v] = rng.categorical(table[tuple(x[:, u] for u in others)].expand(n, -1), generator)
+    return x
+
+
+def _steps(
+    left: list[Factor], waiting: set[int], sizes: Mapping[int, int], order: Sequence[int] | None
+) -> Iterator[tuple[int, Factor]]:
+    """Each variable that is summed out of `left`, which changes, and the product that it was summed out of."""
 
     def joined(v: int) -> tuple[int, ...]:
         return tuple(sorted({u for f in left if v in f.variables for u in f.variables}))
@@ -62,16 +94,16 @@ def eliminate(factors: Iterable[Factor], keep: Sequence[int]) -> Tensor:
     def cost(variables: Iterable[int]) -> int:
         return math.prod(sizes[u] for u in variables)
 
+    given = iter(order or ())
     while waiting:
-        v = min(sorted(waiting), key=lambda u: cost(joined(u)))
+        v = min(sorted(waiting), key=lambda u: cost(joined(u))) if order is None else next(given)
         variables = joined(v)
         _check(cost(variables))
         whole = product([f for f in left if v in f.variables], variables)
         summed = Factor(tuple(u for u in variables if u != v), torch.logsumexp(whole.table, variables.index(v)))
-        left = [f for f in left if v not in f.variables] + [summed]
+        left[:] = [f for f in left if v not in f.variables] + [summed]
         waiting.remove(v)
-    _check(cost(keep))
-    return product(left, tuple(keep)).table.expand([sizes[v] for v in keep])
+        yield v, whole
 
 
 def _check(entries: int) -> None:

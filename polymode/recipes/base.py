@@ -21,6 +21,7 @@ class Measure:
         n: samples of a metric.
         options: of sampling.
         num_samples: importance samples of a bound; None for the model's default.
+        estimator: of likelihoods, "ode" for the probability flow.
         aim: the number that has to be reached; None for one that stands beside.
         better: which side of it.
         published: what the source reports, on its own protocol.
@@ -34,6 +35,7 @@ class Measure:
     n: int = 1000
     options: dict[str, Any] = field(default_factory=dict)
     num_samples: int | None = None
+    estimator: Literal["auto", "ode"] = "auto"
     aim: float | None = None
     better: Literal["lower", "higher"] = "lower"
     published: float | None = None

@@ -2,6 +2,73 @@
 
 from __future__ import annotations
 
-from polymode.recipes.base import Recipe
+from typing import Any
 
-RECIPES: tuple[Recipe, ...] = ()
+from polymode.recipes.base import Measure, Recipe
+
+_TOYS = ("8gaussians", "moons", "pinwheel", "checkerboard")
+_TRAINING: dict[str, Any] = {"steps": 4000, "batch_size": 256, "validate_every": 0}
+_MODES = (
+    Measure("modes", "modes hit", n=2000, aim=8, better="higher"),
+    Measure("modes", "high quality", n=2000, better="higher"),
+)
+
+
+def _toys(model: str) -> tuple[Recipe, ...]:
+    """Nats from two-dimensional densities that are known, by the probability flow."""
+    return tuple(
+        Recipe(f"{model}_{toy}", model, toy, (
+            Measure("density_kl", estimator="ode", aim=0.1), *(_MODES if toy == "8gaussians" else ()),
+        ), training=_TRAINING, cost="2 min, one core")
+        for toy in _TOYS
+    )  # fmt: skip
+
+
+def _few_steps(steps: int, aim: float) -> tuple[Measure, ...]:
+    """What so many steps draw of a ring of modes."""
+    told: dict[str, Any] = {"n": 2000, "options": {"steps": steps}, "better": "higher"}
+    return Measure("modes", "modes hit", aim=8, **told), Measure("modes", "high quality", aim=aim, **told)
+
+
+RECIPES: tuple[Recipe, ...] = (
+    # two-dimensional densities that are known
+    *_toys("ddpm"), *_toys("edm"), *_toys("flow_matching"), *_toys("score_sde"),
+    # symbols, tables, series and codes
+    Recipe("d3pm_shakespeare", "d3pm", "tinyshakespeare", (
+        Measure(unit="nats/symbol", split="valid"),
+        Measure("words", "known words of 3 letters or less", n=500, aim=0.9, better="higher",
+                options={"method": "confidence", "steps": 64, "temperature": 0.8}),
+    ), settings={"bound": "continuous", "likelihood_steps": 64}, reading={"length": 64}, training={"minutes": 10},
+        cost="10 min, one core"),
+    Recipe("d3pm_digits", "d3pm", "digits", (Measure(unit="bits/symbol", aim=2.6),), training={"steps": 2000},
+           condition="none", cost="3 min, one core"),
+    Recipe("dit_digits", "ddpm", "digits", (Measure(unit="bits/symbol", aim=2.5), Measure("kid", n=1000)),
+           settings={"backbone": "dit"}, training={"steps": 2000, "learning_rate": 1e-3}, condition="none",
+           cost="5 min, one core"),
+    Recipe("tab_ddpm_adult", "tab_ddpm", "adult", (
+        Measure("tstr", "TSTR macro-F1", n=10_000, aim=0.77, better="higher", published=0.7951,
+                source="tab-ddpm repository, exp/adult, by CatBoost"),
+        Measure("tstr", "SMOTE macro-F1", n=10_000, better="higher"),
+        Measure("tstr", "TRTR macro-F1", n=10_000, better="higher"),
+        Measure("table_fidelity", n=10_000, better="higher"), Measure(),
+    ), reading={"labels": "income"}, training={"minutes": 6}, cost="8 min, one core"),
+    Recipe("edm_stock", "edm", "ts_google_stock", (Measure(), Measure("c2st", n=300)), training={"steps": 2000},
+           cost="3 min, one core"),
+    Recipe("latent_diffusion_fashion", "latent_diffusion", "fashion_mnist", (
+        Measure("kid", n=1000, options={"noise": False}), Measure(unit="bits/symbol"),
+    ), training={"minutes": 12}, cost="15 min, one core"),
+    # a step or a few
+    Recipe("rectified_flow_8gaussians", "rectified_flow", "8gaussians", _few_steps(1, 0.8),
+           settings={"reflow_after": 2000}, training=_TRAINING | {"steps": 4000}, cost="4 min, one core"),
+    Recipe("consistency_8gaussians", "consistency", "8gaussians", (*_few_steps(1, 0.7), *_few_steps(2, 0.8)),
+           settings={"horizon": 3000}, training=_TRAINING | {"steps": 4000}, cost="4 min, one core"),
+    # pictures of 32 pixels from 16: one step is the mean, which PSNR asks for, samples stand beside
+    Recipe("sr3_cifar", "sr3", "cifar10", (
+        Measure("resolution", "PSNR over bicubic", options={"sampler": "ddim", "steps": 1}, aim=0.5, better="higher"),
+        Measure("resolution", "PSNR over bicubic", options={"sampler": "ddim", "steps": 20}, better="higher"),
+        Measure("resolution", "consistency", options={"sampler": "ddim", "steps": 1, "project": True}, aim=40.0,
+                better="higher"),
+    ), settings={"widths": (32, 64)}, reading={"shrink": 2},
+        training={"steps": 5000, "batch_size": 16, "learning_rate": 1e-3, "validate_every": 0},
+        cost="10 min, one core"),
+)  # fmt: skip

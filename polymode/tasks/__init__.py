@@ -7,13 +7,14 @@ from polymode.tasks.compression import Compressed, compress, compressed, decompr
 from polymode.tasks.denoising import denoise, psnr
 from polymode.tasks.forensics import CrossMatrix, Detector, cross_generator_matrix
 from polymode.tasks.progressive import rate_distortion
+from polymode.tasks.restoration import colourise, consistency, deblur, restore, upscale, vary
 from polymode.tasks.seq2seq import translate
 from polymode.tasks.training_sets import one_class, perturbed
 from polymode.tasks.translation import there_and_back, translate_pictures
 
 __all__ = [
     "Classification", "Compressed", "CrossMatrix", "Detection", "Detector", "Scores", "anomaly_scores", "class_prior",
-    "classify", "completions", "compress", "compressed", "cross_generator_matrix", "decompress", "denoise", "detect",
-    "known_part", "one_class", "ood_auroc", "perturbed", "psnr", "rate_distortion", "there_and_back", "translate",
-    "translate_pictures",
+    "classify", "colourise", "completions", "compress", "compressed", "consistency", "cross_generator_matrix",
+    "deblur", "decompress", "denoise", "detect", "known_part", "one_class", "ood_auroc", "perturbed", "psnr",
+    "rate_distortion", "restore", "there_and_back", "translate", "translate_pictures", "upscale", "vary",
 ]  # fmt: skip

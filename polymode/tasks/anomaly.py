@@ -6,6 +6,7 @@ fails: smooth or constant data may be likelier than the training data itself. Th
 
     likelihood         -log p(x)
     bound              -log of a lower bound on p(x)
+    estimate           -log of an estimate of p(x), of series whose frames have normalisers of their own
     energy             E(x), which is -log p(x) up to a constant
     reconstruction     1/D |f(x) - f(decode(encode(x)))|^2, f the scaled features of `parts.features`
     likelihood-ratio   log q(x) - log p(x), q a background model (Ren et al. 2019, arXiv:1906.02845, eq. 3)
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb
+from polymode.core.capabilities import HasBound, HasEnergy, HasFrameEstimate, HasLatents, HasLogProb
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, DataError, PolymodeError, require_choice
 from polymode.core.model import GenerativeModel
@@ -47,10 +48,11 @@ from polymode.tasks.conformal import conformal_p, threshold_at
 from polymode.tasks.deflate import compressed_bits
 
 ScoreName = Literal[
-    "auto", "likelihood", "bound", "energy", "reconstruction", "likelihood-ratio", "typicality", "complexity"
-]
+    "auto", "likelihood", "bound", "estimate", "energy", "reconstruction", "likelihood-ratio", "typicality",
+    "complexity",
+]  # fmt: skip
 SCORES: tuple[ScoreName, ...] = (
-    "likelihood", "bound", "energy", "reconstruction", "likelihood-ratio", "typicality", "complexity",
+    "likelihood", "bound", "estimate", "energy", "reconstruction", "likelihood-ratio", "typicality", "complexity",
 )  # fmt: skip
 #: training rows that the typical likelihood is a mean of
 REFERENCE_ROWS = 1000
@@ -100,11 +102,8 @@ class Detection:
 
 def offered(model: GenerativeModel) -> tuple[str, ...]:
     """The scores that a model can give on its data, best first; those of `auto` come in this order."""
-    likely = [
-        name
-        for name, capability in (("likelihood", HasLogProb), ("bound", HasBound), ("energy", HasEnergy))
-        if isinstance(model, capability)
-    ]
+    scores = {"likelihood": HasLogProb, "bound": HasBound, "estimate": HasFrameEstimate, "energy": HasEnergy}
+    likely = [name for name, capability in scores.items() if isinstance(model, capability)]
     found = [*likely, *(("reconstruction",) if isinstance(model, HasLatents) else ())]
     if likely:
         found += ["likelihood-ratio", "typicality", *(("complexity",) if model.spec.levels is not None else ())]
@@ -153,7 +152,7 @@ def anomaly_scores(
         x: (B, *shape) in data space.
         condition: one row a datum, for a conditional model.
         score: which; "auto" is the ratio where a background is given, typicality where reference rows are, and else
-            the first that the model has of likelihood, bound, energy and reconstruction.
+            the first that the model has of likelihood, bound, estimate, energy and reconstruction.
         background: a second model of the same data, for the ratio.
         reference: rows that the model learned from, for typicality; a split brings its conditions.
         seed: of the draws of a bound.
@@ -179,7 +178,7 @@ def _score(
 ) -> tuple[Tensor, str]:  # fmt: skip
     if name == "reconstruction":
         return _reconstruction(model, x, condition), "squared error of scaled features after encode and decode, per dim"
-    using = name if name in ("likelihood", "bound", "energy") else offered(model)[0]
+    using = name if name in ("likelihood", "bound", "estimate", "energy") else offered(model)[0]
     log_p, told = _log_p(model, x, condition, seed, using)
     match name:
         case "likelihood-ratio":
@@ -291,7 +290,7 @@ def detect(
     Args:
         data: what the model learned from: its validation rows calibrate, its training rows are typicality's reference.
         x, condition, score, background, seed: as in `anomaly_scores`; "auto" takes the ratio where a background is
-            given, else the first that the model has of likelihood, bound, energy and reconstruction.
+            given, else the first that the model has of likelihood, bound, estimate, energy and reconstruction.
         false_alarms: the share of normal rows that may be flagged.
 
     The validation rows may have stopped the training or chosen a bandwidth; that makes p-values a little too small,

@@ -104,7 +104,6 @@ class Trainer:
         return state, log.history
 
     def _turns(self, state: TrainerState, phases: list[Phase], wrapped: Any, log: Log) -> None:
-        stages = sorted({p.stage for p in phases})
         good = state.snapshot()
         losses: dict[str, list[Tensor]] = {}
         parts: list[dict[str, Tensor]] = []
@@ -112,9 +111,8 @@ class Trainer:
         clock = {"checkpoint": self.budget.seconds, "step": state.step}
         self.model.train()
         while (progress := self._agreed_progress(state)) < 1 and not state.finished:
-            stage = min(int(progress * len(stages)), len(stages) - 1)
-            within = progress * len(stages) - stage
-            worst = self._turn(state, [p for p in phases if p.stage == stages[stage]], wrapped, within, losses, parts)
+            stage, within = _stage(phases, progress)
+            worst = self._turn(state, [p for p in phases if p.stage == stage], wrapped, within, losses, parts)
             if not math.isfinite(worst) or abs(worst) > EXPLOSION * (usual if usual == usual else math.inf):
                 self._roll_back(state, good, worst, log)
                 losses, parts = {}, []
@@ -329,6 +327,17 @@ class Trainer:
     def _event(self, kind: str, state: TrainerState, values: dict[str, float], message: str = "") -> Event:
         progress = self.budget.progress(state.step, state.batches)
         return Event(kind, state.step, progress, self.budget.seconds, values, message)
+
+
+def _stage(phases: list[Phase], progress: float) -> tuple[int, float]:
+    """(The stage whose turn it is, how much of it is done), where each takes its share of the budget."""
+    shares = {s: max(p.share for p in phases if p.stage == s) for s in sorted({p.stage for p in phases})}
+    done = progress * sum(shares.values())
+    for stage, share in shares.items():
+        if done < share:
+            return stage, done / share
+        done -= share
+    return max(shares), 1.0
 
 
 def _clip(parameters: list[nn.Parameter], most: float) -> None:

@@ -34,7 +34,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sklearn": ("catalogue", "core", "data.dataset", "train"),
     "app.service": ("catalogue", "core", "data", "train", "evaluate", "tasks", "interop", "recipes", "app.service"),
     "__main__": ("app.cli",),
-    "app.cli": ("catalogue", "core.errors", "app.service", "app.cli", "app.study"),
+    "app.cli": ("catalogue", "core.errors", "app.service", "app.cli", "app.study", "app.studio"),
+    "app.studio": ("core.errors", "app.service", "app.study.server", "app.studio"),
     "app.study": ("core.errors", "app.service", "app.study"),
 }
 #: packages that are heavy or optional: imported inside the function that needs them

@@ -39,7 +39,7 @@ def machine(spec: Spec, *, classes: int | None = None, size: float = 1.0, seed: 
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(size * torch.randn(p.shape, generator=g, dtype=torch.float64))
-        model.base_bias.copy_(0.3 * torch.randn(model.d, generator=g, dtype=torch.float64))
+        model.base_bias.copy_(0.3 * torch.randn(model.units.size, generator=g, dtype=torch.float64))
     return model.eval()
 
 
@@ -96,8 +96,8 @@ def test_conditionals_are_those_of_the_joint(spec: Spec):
     given_v = joint / joint.sum(1, keepdim=True)
     torch.testing.assert_close(model.encode(v), given_v @ h)
     # p(v_i = u | h) of the joint is Binomial(n, sigmoid(logit_i)), and the v_i are independent given h
-    logits = model.visible_logits(h, model.biases(None)[0])  # (H, D)
-    n, values = model.n, v.flatten(1)
+    logits = model.visible_input(h, model.fields(None)[0])  # (H, D)
+    n, values = model.units.n, v.flatten(1)
     log_mass = log_choose(n, values)[values.long()] + torch.einsum("vd,hd->hvd", values, logits)
     log_mass = (log_mass - n * torch.nn.functional.softplus(logits).unsqueeze(1)).sum(2)  # (H, V)
     torch.testing.assert_close(log_mass.exp(), (joint / joint.sum(0)).T)
@@ -111,11 +111,9 @@ def test_the_gradient_with_exact_negatives_is_that_of_the_log_likelihood(spec: S
     everything = all_data(spec)
     data = everything[torch.randint(len(everything), (7,), generator=generator())]
     parameters = list(model.parameters())
-    rows = None if label is None else torch.full((len(everything),), label)
 
     def energy(x: Tensor) -> Tensor:
-        v, (b, c) = model.values(x), model.biases(None if rows is None else rows[: len(x)])
-        return model.free_energy(v, b, c)[0]
+        return model.free_energy(model.units.encode(x), model.fields(condition_of(label, len(x))))
 
     nll = energy(data).mean() + (-energy(everything)).logsumexp(0)
     expected = torch.autograd.grad(nll, parameters)
@@ -133,26 +131,21 @@ def test_the_gradient_of_the_loss_is_the_outer_product_rule(algorithm: str, spec
     model = machine(spec, classes=None if label is None else 1, algorithm=algorithm, chains=8, size=0.5)
     x = all_data(spec)[torch.randint(len(all_data(spec)), (6,), generator=generator())]
     condition = None if label is None else Condition(label=torch.zeros(6, dtype=torch.long))
-    chains = model.chain_hidden.clone()
+    chains = model.chain_state.clone()
     model.zero_grad()
     model.train()
     model.loss(x, condition, generator=generator(1)).value.backward()
-    model.chain_hidden.copy_(chains)
-    if algorithm == "pcd":
-        rows = None if label is None else model.chain_rows
-    else:
-        rows = model.rows_of(condition)
+    model.chain_state.copy_(chains)
     with torch.no_grad():
-        negative = model._negative(model.values(x), rows, generator(1))
-        if algorithm == "pcd" and rows is not None:
-            negative = negative[rows == 0]  # the chains of the batch's only class
-        own = None if rows is None else torch.zeros(1, dtype=torch.long)
-        c = model.biases(own)[1]
+        negative, _ = model.negative_phase(model.units.encode(x), condition, generator(1))
+        if algorithm == "pcd" and label is not None:
+            negative = negative[model.chain_rows == 0]  # the chains of the batch's only class
+        c = model.fields(condition_of(None if label is None else 0))[1]
         moments = []
-        for v in (model.values(x), negative):
+        for v in (model.units.encode(x), negative):
             h = model.hidden_input(v, c).sigmoid()
-            centred = v - model.n * model.base_bias.sigmoid()
-            moments.append(((h - 0.5).T @ centred / len(v) / math.sqrt(model.n), v.mean(0), h.mean(0)))
+            centred = v - model.units.n * model.base_bias.sigmoid()
+            moments.append(((h - 0.5).T @ centred / len(v) / math.sqrt(model.units.n), v.mean(0), h.mean(0)))
     for p, at_data, at_chains in zip((model.weight, model.visible_bias, model.hidden_bias), *moments, strict=True):
         torch.testing.assert_close(p.grad, at_chains - at_data)
 
@@ -164,9 +157,8 @@ def test_labels_meet_the_chains_of_their_own_class():
     condition = Condition(label=labels, dropped=dropped)
     loss = model.loss(x, condition, generator=generator())
     with torch.no_grad():
-        negative = model._negative(model.values(x), model.chain_rows, generator())
-        b, c = model.biases(model.chain_rows)
-        energies = model.free_energy(negative, b, c)[0]
+        negative, _ = model.negative_phase(model.units.encode(x), condition, generator())
+        energies = model.free_energy(negative, model.fields(model.chain_condition))
         expected = torch.stack([energies[model.chain_rows == row].mean() for row in (0, 1, 2, 0)])
     torch.testing.assert_close(loss.parts["negative"], expected)
     torch.testing.assert_close(loss.parts["positive"], model.energy(x, condition))
@@ -180,8 +172,8 @@ def test_gibbs_sweeps_keep_the_distribution(spec: Spec):
     n = 20_000
     pairs = torch.multinomial(weights, n, replacement=True, generator=generator())
     h = states(2, HIDDEN, weights)[pairs % 2**HIDDEN]
-    v = model._gibbs(h, None, 3, generator(1))
-    powers = (model.n + 1) ** torch.arange(spec.num_dims - 1, -1, -1)
+    v, _ = model.walk(h, model.fields(None), 3, generator(1))
+    powers = (model.units.n + 1) ** torch.arange(spec.num_dims - 1, -1, -1)
     counts = torch.bincount((v.long() * powers).sum(1), minlength=len(all_data(spec))).double()
     expected = n * weights.view(-1, 2**HIDDEN).sum(1)
     statistic = ((counts - expected) ** 2 / expected).sum().item()
@@ -197,10 +189,10 @@ def test_completions_follow_the_conditional(spec: Spec):
     mask.view(-1)[0] = False
     filled = model.complete(x, mask.expand_as(x), seed=0, steps=30)
     assert torch.equal(filled.flatten(1)[:, 1:], x.flatten(1)[:, 1:])
-    candidates = x[: model.n + 1].clone()
-    candidates.flatten(1)[:, 0] = torch.arange(model.n + 1)
+    candidates = x[: model.units.n + 1].clone()
+    candidates.flatten(1)[:, 0] = torch.arange(model.units.n + 1)
     probs = (-model.energy(candidates)).softmax(0)
-    shares = torch.bincount(filled.flatten(1)[:, 0].long(), minlength=model.n + 1).double() / n
+    shares = torch.bincount(filled.flatten(1)[:, 0].long(), minlength=model.units.n + 1).double() / n
     torch.testing.assert_close(shares, probs, atol=0.035, rtol=0)  # four standard errors are 0.032
 
 
@@ -211,7 +203,7 @@ def test_the_pseudo_likelihood_is_the_product_of_conditionals(spec: Spec, label:
     x = all_data(spec)
     log_p = (-model.energy(x, condition_of(label, len(x)))).log_softmax(0)
     total = torch.zeros_like(log_p)
-    shape = [model.n + 1] * spec.num_dims
+    shape = [model.units.n + 1] * spec.num_dims
     for i in range(spec.num_dims):
         total += (log_p.view(shape) - log_p.view(shape).logsumexp(i, keepdim=True)).flatten()
     torch.testing.assert_close(model.pseudo_log_likelihood(x, condition_of(label, len(x))), total)
@@ -299,14 +291,14 @@ def test_chains_move_in_training_only_and_are_saved(tmp_path):
     model = RBM(BITS, hidden=6, chains=5)
     x = all_data(BITS)
     model.prepare(x, None, generator())
-    before = model.chain_hidden.clone()
+    before = model.chain_state.clone()
     model.eval()
     model.loss(x, generator=generator())
-    assert torch.equal(model.chain_hidden, before)
+    assert torch.equal(model.chain_state, before)
     model.train()
-    model.loss(x, generator=generator())
-    assert not torch.equal(model.chain_hidden, before)
-    assert "chain_hidden" in model.state_dict()
+    model.loss(x, generator=generator(1))
+    assert not torch.equal(model.chain_state, before)
+    assert "chain_state" in model.state_dict()
 
 
 def test_block_gibbs_draws_visible_first():

@@ -181,17 +181,17 @@ def test_the_losss_gradient_is_that_of_the_likelihood():
 
 def test_chains_move_in_training_only():
     model = create("ebm", SPECS["vector/real"], seed=0, hidden=(8,), chains=32)
-    x, before = data(model.spec, 16), model.chains.clone()
+    x, before = data(model.spec, 16), model.replay.chains.clone()
     model.eval().loss(x, generator=generator())
-    assert torch.equal(model.chains, before)
+    assert torch.equal(model.replay.chains, before)
     model.train().loss(x, generator=generator())
-    assert (model.chains != before).any(1).sum() == 16
+    assert (model.replay.chains != before).any(1).sum() == 16
 
 
 def test_labels_keep_chains_of_their_own():
     model = create("ebm", SPECS["vector/real"], ConditionSpec(label=3), seed=0, hidden=(8,), chains=32)
-    assert len(model.chains) == 33
+    assert len(model.replay.chains) == 33
     c = label([0, 1, 2, 2, 1])
-    visited = model.visit(5, c, generator())
+    visited = model.replay.visit(5, c, generator())
     assert torch.equal(visited % 3, c.label)
     assert visited.max() < 33

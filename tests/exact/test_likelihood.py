@@ -137,7 +137,7 @@ def test_every_number_of_a_report_carries_kind_unit_split_and_count() -> None:
 def test_an_ode_estimate_names_solver_tolerance_and_probes() -> None:
     spec = specs.vector(2)
     model = create("ddpm", spec, seed=0, widths=(8, 8)).double()
-    torch.nn.init.normal_(model.network.last.weight)  # an untrained network says 0, of no divergence
+    torch.nn.init.normal_(model.network.body.last.weight)  # an untrained network says 0, of no divergence
     x = torch.randn(6, 2, generator=rng.generator(0))
     found = log_likelihood(model, x, estimator="ode", flow=FlowOptions(tolerance=1e-3))
     assert (found.kind, found.std_error) == ("estimate", 0.0)

@@ -138,6 +138,27 @@ def test_whole_pieces_are_bounded_up_to_their_ends_and_the_kind_is_said():
     assert f"{int(frames.sum()):,} frames" in elbo.protocol
 
 
+def test_whole_pieces_are_estimated_up_to_their_ends_and_the_kind_is_said(monkeypatch):
+    data, _ = small(padded=True)
+    model = pm.create("rtrbm", data.spec, hidden=5, seed=0)
+    ours, ends = pm.evaluate(model, data, n=20, metrics=["frame_nll"], ceiling=False).row.measurements
+    assert [m.metric for m in (ours, ends)] == ["frame NLL", "frame NLL with ends"]
+    assert {m.kind for m in (ours, ends)} == {"estimate"}
+    assert "enumeration" in ours.protocol
+    each = model.frame_estimate(data.test.x, seed=0).nats
+    last = torch.tensor([max(t for t in range(4) if row[t].any()) + 1 for row in data.test.x])
+    counted = torch.arange(4) < last.unsqueeze(1)
+    assert ours.value == pytest.approx(-float(each[counted].sum()) / int(last.sum()), rel=1e-6)
+    assert ends.value == pytest.approx(-float(each.sum()) / int(last.sum()), rel=1e-6)
+    # with normalisers that are sampled: the same but for the standard error of the samples, which is in the interval
+    monkeypatch.setattr("polymode.models.boltzmann._rows.ENUMERABLE_ROWS", 0)
+    sampled, _ = pm.evaluate(model, data, n=20, metrics=["frame_nll"], ceiling=False).row.measurements
+    assert "AIS (8 chains" in sampled.protocol
+    assert sampled.value == pytest.approx(ours.value, abs=0.01)
+    assert sampled.value != ours.value
+    assert sampled.high - sampled.low > 0.9 * (ours.high - ours.low) > 0
+
+
 def test_windows_count_all_their_frames():
     data, model = small(padded=False)
     (only,) = pm.evaluate(model, data, n=20, metrics=["frame_nll"], ceiling=False).row.measurements

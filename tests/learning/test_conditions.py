@@ -16,10 +16,13 @@ TRAINING: dict[str, dict] = {
     "made": {"learning_rate": 4e-3}, "vae": {"learning_rate": 4e-3}, "gan": {"steps": 800},
     "fvsbn": {"learning_rate": 4e-2}, "wavenet": {"learning_rate": 1e-2},
     # two stages of half the steps each
-    "m1_m2": {"learning_rate": 5e-3, "steps": 1200},
+    "m1_m2": {"learning_rate": 5e-3, "steps": 1200}, "cdbn": {"steps": 800},
+    "dbn": {"steps": 800}, "dbm": {"steps": 800},
     "vqvae": {"learning_rate": 5e-3, "steps": 800}, "vqvae2": {"learning_rate": 5e-3, "steps": 800},
     "pix2pix": {"learning_rate": 2e-3}, "srgan": {"learning_rate": 4e-3},
     "stargan": {"learning_rate": 2e-3, "steps": 900},
+    "latent_diffusion": {"learning_rate": 4e-3, "steps": 1200, "ema": 0.98},  # two stages
+    "score_matching": {"learning_rate": 1e-2, "steps": 600, "ema": 0.99}, "short_run": {"learning_rate": 3e-3},
     # averaged weights follow slowly
     **{name: {"steps": 1500, "ema": 0.99} for name in ("infogan", "bigan", "sagan", "biggan", "stylegan", "stylegan2")},
 }  # fmt: skip
@@ -107,7 +110,7 @@ def test_samples_follow_their_condition(case: Case):
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     shuffled = class_of(signature, model.sample(condition=data.test.condition[order], seed=0))
     assert 0.3 < (shuffled == truth).float().mean() < 0.7
-    if isinstance(model, pm.HasLogProb | pm.HasBound | pm.HasEnergy):
+    if isinstance(model, pm.HasLogProb | pm.HasBound | pm.HasEnergy | pm.HasFrameEstimate):
         right, wrong = (
             pm.log_likelihood(model, data.test.x, c) for c in (data.test.condition, data.test.condition[order])
         )

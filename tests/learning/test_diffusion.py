@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch import Tensor
 
 import polymode as pm
+from polymode.core import rng
+from polymode.core import spec as specs
 from polymode.core.capabilities import HasBound, HasEnergy
-from polymode.data.dataset import DataSet
+from polymode.data.dataset import DataSet, Split
+from polymode.data.toys import toy
+from polymode.evaluate.metrics.sliced_wasserstein import sliced_wasserstein
+from polymode.models.diffusion._diffusion import Diffusion
 
 
 def near_a_mode(data: DataSet, model: pm.GenerativeModel, **options: object) -> tuple[int, float]:
@@ -34,6 +41,103 @@ def test_ddpm_learns_the_ring():
     truth = float(data.log_density(x).mean())
     elbo, iwae = float(model.elbo(x, seed=0).mean()), float(model.iwae_bound(x, 16, seed=0).mean())
     assert truth - 0.6 < elbo < iwae < truth + 0.05, (elbo, iwae, truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "arguments"), [("score_sde", {"kind": "ve"}), ("score_sde", {"kind": "subvp"}),
+                                                 ("ncsn", {}), ("vdm", {}), ("improved_ddpm", {})])  # fmt: skip
+def test_score_models_learn_the_ring(name, arguments):
+    data = pm.data.load("8gaussians")
+    model = pm.create(name, data.spec, seed=0, **arguments)
+    pm.fit(model, data, steps=4000, batch_size=256, validate_every=0, seed=0)
+    modes, good = near_a_mode(data, model)
+    assert modes == 8
+    assert good > 0.95, good
+    x = data.test.x[:500]
+    gap = float((data.log_density(x) - pm.log_likelihood(model, x, estimator="ode").nats).mean())
+    assert gap < 0.1, gap
+
+
+@pytest.mark.slow
+def test_ten_evaluations_are_as_good_as_a_thousand_steps():
+    """Squared sliced Wasserstein distances to draws of the density itself, within 10 %."""
+    data, n = pm.data.load("8gaussians"), 5000
+    model = pm.create("ddpm", data.spec, seed=0)
+    pm.fit(model, data, steps=4000, batch_size=256, validate_every=0, seed=0)
+    real = toy("8gaussians").sample(20 * n, rng.generator(1))
+
+    def distance(**options: object) -> float:
+        x = model.sample(n, seed=0, batch_size=n, **options).double()
+        return sliced_wasserstein(real, x, generator=rng.generator(2))[0]
+
+    slow = distance(steps=1000)
+    for sampler in ("dpmpp_2m", "unipc"):
+        fast = distance(sampler=sampler, steps=10, between=(0.03, 20.0))
+        assert fast < 1.1 * slow, (sampler, fast, slow)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["denoising", "sliced", "implicit"])
+def test_the_learned_score_is_that_of_the_noisy_mixture(objective):
+    """Within 5 % of the score of a mixture under noise, on a grid, by its noisy density."""
+    centres, shares = torch.tensor([[-1.2, 0.4], [0.9, -0.7]]), torch.tensor([0.3, 0.7])
+    width, sigma, g = 0.5, 0.5, rng.generator(0)
+
+    def draw(n: int) -> Split:
+        which = torch.multinomial(shares, n, replacement=True, generator=g)
+        return Split(centres[which] + width * torch.randn(n, 2, generator=g))
+
+    data = DataSet("mixture", specs.vector(2), draw(20_000), draw(500), draw(500))
+    model = pm.create("ncsn", data.spec, seed=0, levels=2, least=sigma, most=0.6, objective=objective, widths=(64, 64))
+    pm.fit(model, data, steps=1200, batch_size=512, validate_every=0, seed=0)
+    axis = torch.linspace(-4, 4, 81)
+    y = torch.cartesian_prod(axis, axis)
+
+    def log_density(y: Tensor) -> Tensor:
+        away = (y.unsqueeze(1) - centres).square().sum(2)
+        return (shares.log() - 0.5 * away / (width**2 + sigma**2)).logsumexp(1)
+
+    leaf = y.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(log_density(leaf).sum(), leaf)
+    found, p = model.score(y, torch.zeros(len(y))), log_density(y).softmax(0)
+    off = ((p.unsqueeze(1) * (found - truth).square()).sum() / (p.unsqueeze(1) * truth.square()).sum()).sqrt()
+    assert float(off) < 0.05, off
+
+
+@pytest.mark.slow
+def test_the_first_diffusion_model_learns_a_swiss_roll():
+    g, n = rng.generator(0), 6000
+    angle = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=g))
+    x = torch.stack([angle * angle.cos(), angle * angle.sin()], 1) + 0.5 * torch.randn(n, 2, generator=g)
+    spec = specs.vector(2, scale=tuple(x.std(0).tolist()))
+    data = DataSet("swiss roll", spec, Split(x[:4000]), Split(x[4000:5000]), Split(x[5000:]))
+    model = pm.create("sohl_dickstein", spec, seed=0)
+    before = float(model.eval().elbo(data.test.x, seed=0).mean())
+    pm.fit(model, data, steps=1500, validate_every=0, seed=0)
+    after = float(model.elbo(data.test.x, seed=0).mean())
+    gaussian = pm.fit(pm.create("gaussian", spec), data).model
+    assert after > before + 1.0
+    assert after > float(gaussian.log_prob(data.test.x).mean()) + 1.0
+
+
+@pytest.mark.slow
+def test_learned_variances_make_the_bound_tighter():
+    """Of one network, the chain with its own variances and the chain with the best ones of each step, on data of which
+    one number is known far better than the other."""
+    g = rng.generator(0)
+
+    def draw(n: int) -> Split:
+        return Split(torch.randn(n, 2, generator=g) * torch.tensor([0.03, 1.0]))
+
+    data = DataSet("narrow and wide", specs.vector(2), draw(5000), draw(500), draw(2000))
+    model = pm.create("improved_ddpm", data.spec, seed=0, widths=(64, 64), steps=20, likelihood_steps=20)
+    pm.fit(model, data, steps=1000, validate_every=0, seed=0)
+    learned = float(model.elbo(data.test.x, seed=0).mean())
+    model.reverse = lambda levels, denoise, condition, guided=False: Diffusion.reverse(
+        model, levels, denoise, condition, guided=guided
+    )
+    told = float(model.elbo(data.test.x, seed=0).mean())
+    assert learned > told + 0.5, (learned, told)
 
 
 @pytest.mark.slow

@@ -74,13 +74,21 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     assert ended.stderr == b""
 
 
-def data_for(kinds: tuple[str, ...], folder: Path) -> tuple[Path, list[str], str]:
-    """A small file or folder that a model of these kinds can learn, options to read it, and a name for samples."""
-    g = np.random.default_rng(0)
-    if "vector" in kinds or "image" in kinds:
-        shape = (120, 6) if "vector" in kinds else (120, 1, 4, 4)
-        np.savez(folder / "bits.npz", x=g.integers(0, 2, shape).astype(np.uint8))
-        return folder / "bits.npz", [], "bits.csv" if "vector" in kinds else "bits.png"
+def data_for(row: catalogue.Row, folder: Path) -> tuple[Path, list[str], str]:
+    """A small file or folder that a model can learn, options to read it, and a name for samples."""
+    kinds, g = row.kinds, np.random.default_rng(0)
+    if "vector" in kinds:
+        bits = "vector/binary" in row.takes
+        x = g.integers(0, 2, (120, 6)).astype(np.uint8) if bits else g.normal(size=(120, 6)).astype(np.float32)
+        np.savez(folder / "bits.npz", x=x)
+        return folder / "bits.npz", [], "bits.csv"
+    if "image" in kinds:
+        np.savez(folder / "bits.npz", x=g.integers(0, 2, (120, 1, 8, 8)).astype(np.uint8))
+        return folder / "bits.npz", [], "bits.png"
+    if "table" in kinds:
+        rows = [f"{g.integers(9)},{g.choice(['red', 'blue'])},{g.normal():.3f}" for _ in range(120)]
+        (folder / "rows.csv").write_text("\n".join(["age,colour,height", *rows]), encoding="utf-8")
+        return folder / "rows.csv", [], "bits.csv"
     if "tokens" in kinds:
         (folder / "words.txt").write_text("one two three\n" * 60, encoding="utf-8")
         return folder / "words.txt", ["--length", "8"], "words.txt"
@@ -93,7 +101,7 @@ def data_for(kinds: tuple[str, ...], folder: Path) -> tuple[Path, list[str], str
 
 @pytest.mark.parametrize("name", [row.name for row in catalogue.MODELS if not row.needs_condition])
 def test_every_model_fits_and_samples(name, tmp_path, capsys):
-    source, reading, samples = data_for(catalogue.find(name).kinds, tmp_path)
+    source, reading, samples = data_for(catalogue.find(name), tmp_path)
     out, drawn = str(tmp_path / "run"), tmp_path / "drawn" / samples
     words = ["--model", name, "--steps", "2", "--no-report", "--quiet", "--device", "cpu", "--out", out, "--json"]
     assert main(["fit", str(source), *reading, *words]) == 0

@@ -59,6 +59,10 @@ def cases() -> list[Any]:
     return found
 
 
+def _not_measured(*_: Any, **__: Any) -> None:
+    raise PolymodeError("not measured here")
+
+
 @pytest.mark.parametrize("recipe", cases())
 def test_a_recipe_begins_to_train(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if BY_NAME[recipe.data].files and not os.environ.get("POLYMODE_DATA"):
@@ -73,6 +77,9 @@ def test_a_recipe_begins_to_train(recipe: Recipe, tmp_path: Path, monkeypatch: p
     asked = ReproduceRequest(recipe=recipe.name, out=str(tmp_path), results=str(tmp_path / "results"))
     monkeypatch.setattr(fit, "ROWS", 4)
     monkeypatch.setattr(fit, "SHOWN", 2)
+    if catalogue.find(recipe.model).family in ("energy", "boltzmann"):
+        # minutes of annealing, which the machine's own tests do on small machines
+        monkeypatch.setattr("polymode.evaluate.likelihood.log_likelihood", _not_measured)
     assert reproduce(asked)["reached"]
     assert (tmp_path / recipe.name / "model.safetensors").is_file()
 

@@ -25,7 +25,7 @@ def detect(
     score: Annotated[
         str,
         typer.Option(
-            help="auto, likelihood, bound, energy, reconstruction, likelihood-ratio, typicality or complexity"
+            help="auto, likelihood, bound, estimate, energy, reconstruction, likelihood-ratio, typicality or complexity"
         ),
     ] = "auto",
     background: Annotated[

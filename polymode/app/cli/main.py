@@ -18,7 +18,20 @@ from typing import Annotated, Any
 import typer
 
 from polymode import catalogue
-from polymode.app.cli import classify, compress, detect, latents, look, show, study, train, translate, use
+from polymode.app.cli import (
+    classify,
+    compress,
+    detect,
+    latents,
+    look,
+    restore,
+    show,
+    studio,
+    study,
+    train,
+    translate,
+    use,
+)
 from polymode.app.service import PolymodeError, nearest
 
 #: typer brings its own parser since 0.26 and uses click's before; this is the class of all usage errors in both
@@ -43,9 +56,9 @@ def application(*, rich: bool) -> typer.Typer:
             print(context.get_help())
 
     for command in (
-        look.models, look.data, train.fit, use.sample, use.generate, use.complete, translate.translate, use.evaluate,
-        detect.detect, detect.forensics, classify.classify, compress.compress, compress.decompress, train.compare,
-        train.reproduce, look.doctor,
+        look.models, look.data, train.fit, use.sample, use.generate, use.complete, translate.translate, restore.restore,
+        use.evaluate, detect.detect, detect.forensics, classify.classify, compress.compress, compress.decompress,
+        train.compare, train.reproduce, studio.studio, look.doctor,
     ):  # fmt: skip
         app.command()(command)
     app.add_typer(latents.commands(), name="latents")

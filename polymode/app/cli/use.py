@@ -42,6 +42,10 @@ def sample(
     ] = None,
     label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
     grammar: Grammar = None,
+    movie: Annotated[
+        str | None, typer.Option(metavar="FRAMES", help="chains on their way, as an animated .gif, in place of samples")
+    ] = None,
+    every: Annotated[str, typer.Option(metavar="INTEGER", help="steps between two frames of a movie")] = "1",
     settings: Settings = [],  # noqa: B006
     batch_size: Annotated[str, typer.Option(metavar="INTEGER", help="drawn at once (memory only)")] = "1024",
     for_release: Annotated[
@@ -56,7 +60,7 @@ def sample(
     """Draw samples from a run. The form is a picture, a table, a text, recordings or arrays."""
     asked = {
         "run": run, "n": n, "out": out, "seed": seed, "label": label, "grammar": grammar,
-        "options": arguments.pairs(settings, "--set"),
+        "movie": movie, "every": every, "options": arguments.pairs(settings, "--set"),
         "batch_size": batch_size, "device": device, "for_release": for_release, "licence": licence,
     }  # fmt: skip
     request = make(SampleRequest, asked, _flag)

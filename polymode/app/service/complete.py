@@ -4,6 +4,7 @@ empty cells of a table, or draw rows some of whose cells are given."""
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from polymode.app.service.schemas import CompleteRequest
 from polymode.core.errors import ConditionError, DataError, PolymodeError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from polymode.core.model import GenerativeModel
     from polymode.core.spec import Spec
+    from polymode.data.dataset import DataSet
 
 #: draws that quantiles are made of
 DRAWS = 1000
@@ -62,6 +65,85 @@ def complete(request: CompleteRequest) -> dict[str, Any]:
         "run": str(run.folder), "model": run.model, "out": str(path), "n": len(x), "each": filled.shape[1],
         "seed": seed, "known": f"{part}, {float(known.double().mean()):.0%} of a datum", "what": str(model.spec),
     }  # fmt: skip
+
+
+def picture_of(folder: Path, row: int, *, least: int = 0) -> np.ndarray:
+    """A test picture of a run's data, (H, W, 3) uint8, enlarged by a whole factor to at least `least` pixels a side.
+
+    Raises:
+        DataError: the run learned no pictures, or has no such row.
+    """
+    from polymode.data.write import to_pixels
+
+    run = runs.read_run(folder)
+    data = sources.load(*sources.source_of(run))
+    pixels = to_pixels(data.spec, _test_picture(data, row))[0]
+    shown = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    factor = max(1, -(-least // min(shown.shape[:2])))
+    return shown.repeat(factor, 0).repeat(factor, 1)
+
+
+def complete_drawn(
+    folder: Path,
+    row: int,
+    painted: np.ndarray,
+    out: Path,
+    *,
+    each: int = 6,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    load: Callable[[Path], GenerativeModel] | None = None,
+) -> dict[str, Any]:
+    """Draws of the part of a test picture that was painted over, as a sheet: the hole, the draws, the picture.
+
+    Args:
+        painted: (h, w) bool of any size of the picture's shape, True where it is to be drawn anew; a pixel is unknown
+            where more than half of it was painted.
+        load: gives the model of a run's folder; by default it is read from there.
+
+    Raises:
+        PolymodeError: nothing or everything was painted, or a model that completes nothing.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from polymode.app.service.building import load_model
+    from polymode.core import rng
+    from polymode.evaluate.likelihood import split_for
+    from polymode.tasks.completion import completions
+
+    run = runs.read_run(folder)
+    model = (load or load_model)(folder)
+    data = sources.load(*sources.source_of(run))
+    x = _test_picture(data, row)
+    _, condition = split_for(model, data.test).batch(slice(row, row + 1), rng.generator(seed))
+    share = F.interpolate(
+        torch.from_numpy(painted.astype("float32"))[None, None], size=tuple(model.spec.shape[-2:]), mode="area"
+    )
+    known = (share[0] <= 0.5).expand(model.spec.shape)
+    if bool(known.all()) or not bool(known.any()):
+        what = "nothing" if bool(known.all()) else "everything"
+        raise PolymodeError(f"{what} was painted over; paint over a part of the picture")
+    filled = completions(
+        model, x, known, each=each, condition=condition, generator=rng.generator(seed), **(options or {})
+    )
+    told = {"known": "drawn by hand", "row": row} | (options or {})
+    provenance = provenance_of(run, each, seed, "that of the row", run.licence, told)
+    _sheet(model.spec, x, known, filled, out, provenance)
+    changed = bool((filled[:, :, known] != x.unsqueeze(1)[:, :, known]).any())
+    return {"draws": each, "seed": seed, "unknown": f"{1 - float(known.double().mean()):.0%} of the picture",
+            "what is known": "changed" if changed else "unchanged"}  # fmt: skip
+
+
+def _test_picture(data: DataSet, row: int) -> Tensor:
+    """One test picture (1, C, H, W)."""
+    from polymode.core import rng
+
+    if data.spec.kind != "image":
+        raise DataError(f"{data.name} is {data.spec}, and only pictures can be painted on")
+    if not 0 <= row < len(data.test):
+        raise DataError(f"{data.name} has test pictures 0 to {len(data.test) - 1}, and {row} was asked for")
+    return data.test.batch(slice(row, row + 1), rng.generator(0))[0]
 
 
 def _of_cells(request: CompleteRequest, spec: Spec) -> bool:

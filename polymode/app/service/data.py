@@ -116,6 +116,17 @@ def describe(source: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def some_rows(source: str, arguments: dict[str, Any], folder: Path, n: int = 32) -> Path:
+    """The first training rows, or as many as there are, in a form that suits them: a file in ``folder``."""
+    from polymode.app.service.building import sample_name
+    from polymode.core import rng
+    from polymode.data.write import write_samples
+
+    data = load(source, arguments)
+    x, _ = data.train.batch(slice(0, n), rng.generator(0))
+    return write_samples(data.spec, x, folder / sample_name(data.spec))
+
+
 def _columns(data: DataSet) -> list[dict[str, Any]]:
     """Each column of a table with its inferred type, range and missing cells."""
     from polymode.core.spec import Categorical, Columns

@@ -89,7 +89,9 @@ def _likelihood(measure: Measure, model: GenerativeModel, data: DataSet, seed: i
     """A negative log-likelihood of all rows of a split."""
     from polymode.evaluate.likelihood import log_likelihood
 
-    found = log_likelihood(model, data, split=measure.split, num_samples=measure.num_samples, seed=seed)
+    found = log_likelihood(
+        model, data, split=measure.split, num_samples=measure.num_samples, seed=seed, estimator=measure.estimator
+    )
     dims = found.num_dims
     scale = {"nats": 1.0, "nats/symbol": 1 / dims, "bits/symbol": 1 / dims / math.log(2)}[measure.unit]
     return {
@@ -103,7 +105,10 @@ def _metric(measure: Measure, model: GenerativeModel, data: DataSet, seed: int) 
     """One row of a metric on the test split; its standard error is a quarter of the 95 % interval."""
     from polymode.evaluate import Evaluator, metrics
 
-    evaluator = Evaluator(data, n=measure.n, seed=seed, limit=len(data.test), metrics=[measure.metric], ceiling=False)
+    evaluator = Evaluator(
+        data, n=measure.n, seed=seed, limit=len(data.test), metrics=[measure.metric], ceiling=False,
+        estimator=measure.estimator,
+    )  # fmt: skip
     scored = "likelihood" in metrics.find(measure.metric).needs
     rows = evaluator.measure(evaluator.compare(model, measure.options, scored=scored))
     chosen = [m for m in rows if not measure.row or m.metric == measure.row]

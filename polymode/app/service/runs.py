@@ -71,15 +71,20 @@ def read_run(folder: str | Path) -> RunConfig:
         raise CheckpointError(f"{path} is damaged ({reason}); restore it or train again") from None
 
 
-def last_entry(folder: str | Path) -> dict[str, Any]:
-    """The last whole entry of metrics.jsonl, empty when there is none."""
-    path, last = Path(folder) / METRICS, {}
+def history(folder: str | Path) -> list[dict[str, Any]]:
+    """The whole entries of metrics.jsonl."""
+    path, found = Path(folder) / METRICS, []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            last = json.loads(line)
+            found.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return last
+    return found
+
+
+def last_entry(folder: str | Path) -> dict[str, Any]:
+    """The last whole entry of metrics.jsonl, empty when there is none."""
+    return next(reversed(history(folder)), {})
 
 
 def is_finished(folder: str | Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from polymode.data.dataset import DataSet
 
 
-def sample(request: SampleRequest) -> SampleResult:
+def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | None = None) -> SampleResult:
     """Draw n data from the model of a run; without a seed, one is drawn and told.
+
+    Args:
+        request: what is asked.
+        load: gives the model of a run's folder; by default it is read from there.
 
     Raises:
         PolymodeError: no run, an unknown label or option, a file that can't hold such samples, or a release of what a
@@ -38,8 +43,9 @@ def sample(request: SampleRequest) -> SampleResult:
 
     from polymode.app.service.building import load_model, sample_name
 
-    model = load_model(run.folder, request.device)
-    out = Path(request.out) if request.out else run.folder / runs.SAMPLES / sample_name(model.spec)
+    model = load_model(run.folder, request.device) if load is None else load(run.folder)
+    name = sample_name(model.spec) if request.movie is None else "chains.gif"
+    out = Path(request.out) if request.out else run.folder / runs.SAMPLES / name
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     kinds = () if model.condition_spec is None else model.condition_spec.kinds
     data = sources.load(*sources.source_of(run)) if kinds not in ((), ("label",)) else None
@@ -50,6 +56,8 @@ def sample(request: SampleRequest) -> SampleResult:
 
         options["allowed"], said["grammar"] = allowed(request.grammar, model.spec), request.grammar
     begun = time.perf_counter()
+    if request.movie is not None:
+        return _movie(request, model, condition, out, provenance_of(run, request.n, seed, told, licence, said))
     try:
         x = model.sample(request.n, condition, seed=seed, batch_size=request.batch_size, **options)
     except TypeError as error:
@@ -63,6 +71,30 @@ def sample(request: SampleRequest) -> SampleResult:
     return SampleResult(
         run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),
         seconds=round(seconds, 3), licence=licence,
+    )  # fmt: skip
+
+
+def _movie(
+    request: SampleRequest, model: GenerativeModel, condition: Condition | None, out: Path, provenance: dict[str, Any]
+) -> SampleResult:
+    """The model's chains on their way, as one animated picture."""
+    from polymode.core.capabilities import WalksChains
+    from polymode.core.model import require
+    from polymode.data.write import write_movie
+
+    if said := provenance["sampling options"]:
+        raise PolymodeError(f"a movie of chains takes no sampling options, and {', '.join(said)} came; leave them out")
+    require(model, WalksChains, "chains to watch")
+    assert isinstance(model, WalksChains)
+    assert request.movie is not None
+    begun, seed = time.perf_counter(), provenance["seed"]
+    frames = model.watch(request.n, request.movie, condition, every=request.every, seed=seed)
+    provenance |= {"frames": request.movie, "steps between frames": request.every}
+    path = write_movie(model.spec, frames, out, provenance=provenance)
+    return SampleResult(
+        run=request.run, out=str(path), n=request.n, seed=seed, condition=provenance["condition"],
+        what=f"chains of {model.spec}, {request.movie} frames", seconds=round(time.perf_counter() - begun, 3),
+        licence=provenance["data licence"],
     )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ class FitResult(Schema):
 
 
 class SampleRequest(Schema):
-    """What `sample` is asked."""
+    """What `sample` is asked; `movie` frames of the chains on their way, `every` so many steps, in place of samples."""
 
     run: str
     n: int = Field(64, gt=0)
@@ -143,6 +143,8 @@ class SampleRequest(Schema):
     seed: int | None = Field(None, ge=0)
     label: str | None = None
     grammar: str | None = None
+    movie: int | None = Field(None, gt=1)
+    every: int = Field(1, gt=0)
     options: dict[str, Any] = {}
     batch_size: int = Field(1024, gt=0)
     device: str = "cpu"
@@ -194,6 +196,27 @@ class TranslateRequest(Schema):
     sources: list[str] = []
     out: str | None = None
     to: str | None = None
+    n: int = Field(16, gt=0)
+    seed: int | None = Field(None, ge=0)
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+
+
+class RestoreRequest(Schema):
+    """What `restore` is asked; without sources, test rows of the run are damaged first. Each task looks at its own:
+    `factor`; `noise`, in levels, a tenth of their range by default; `blur`, in pixels; `known` and `share`; `strength`.
+    """
+
+    run: str
+    task: Literal["upscale", "denoise", "deblur", "colourise", "complete", "vary"] = "upscale"
+    sources: list[str] = []
+    out: str | None = None
+    factor: int = Field(2, ge=2)
+    noise: float | None = Field(None, gt=0)
+    blur: float = Field(1.0, gt=0)
+    known: str = "top"
+    share: float = Field(0.5, gt=0, lt=1)
+    strength: float = Field(0.5, ge=0, le=1)
     n: int = Field(16, gt=0)
     seed: int | None = Field(None, ge=0)
     options: dict[str, Any] = {}

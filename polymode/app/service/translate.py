@@ -48,7 +48,7 @@ def translate(request: TranslateRequest) -> dict[str, Any]:
     before, after = model.routes[to]
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if request.sources:
-        x, names = _pictures(request.sources, before)
+        x, names = pictures(request.sources, before)
     else:
         x, names = _test_rows(model, run, to, request.n, seed), []
     y = translate_pictures(model, x, to, seed=seed, **request.options)
@@ -64,7 +64,7 @@ def translate(request: TranslateRequest) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pictures(paths: Sequence[str], spec: Spec) -> tuple[Tensor, list[str]]:
+def pictures(paths: Sequence[str], spec: Spec) -> tuple[Tensor, list[str]]:
     """The pictures of files and folders as data of a spec, and their names without a suffix."""
     import torch
 

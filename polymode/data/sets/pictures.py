@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from polymode.core import rng
 from polymode.core import spec as specs
-from polymode.core.condition import ConditionSpec
-from polymode.core.errors import require_choice
-from polymode.data.assemble import hold_out, labelled, need, random_rows
+from polymode.core.condition import Condition, ConditionSpec
+from polymode.core.errors import DataError, require_choice
+from polymode.data.assemble import check_positive, hold_out, labelled, need, random_rows
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.readers.arrays import open_arrays
@@ -27,6 +28,8 @@ DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+#: what the eye makes of red, green and blue (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)
 #: the binarisation of mnist_dynamic's test set is drawn once, from this seed
 TEST_SEED = 0
 
@@ -133,6 +136,42 @@ def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> Da
     }
     notes = (f"style {style}", "the official random split puts near-duplicates on both sides")
     return _assemble(f"{name}_{style}_{size}", x, y, groups, rows, levels=256, notes=notes, extra=words, of=name)
+
+
+def emoji_keywords(
+    name: str, *, style: Style = "openmoji_line", keywords: int = 64, most: int = 12, threshold: float = 0.75
+) -> DataSet:
+    """Emoji as 16x16 bits, with those of the most frequent keywords that each has as tokens.
+
+    Args:
+        name: of the set.
+        style: noto, twemoji, openmoji, openmoji_line or noto_blob.
+        keywords: of the training rows, the most frequent first; the empty symbol fills what is left of a row.
+        most: keywords of a row, the most frequent first.
+        threshold: a bit is on where four pixels are darker than this share of white, on average.
+    """
+    check_positive(keywords=keywords, most=most)
+    if not 0 < threshold < 1:
+        raise DataError(f"threshold={threshold}, expected a share of white between 0 and 1")
+    drawn = emoji("emoji", style=style)
+    listed = drawn.extra["keywords"]
+    counts = Counter(word for words in listed["train"] for word in set(words))
+    kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:keywords]]
+    place = {word: i + 1 for i, word in enumerate(kept)}
+    splits = []
+    for split in ("train", "valid", "test"):
+        grey = getattr(drawn, split).x.float().mul(torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True) / 255
+        bits = (torch.nn.functional.avg_pool2d(grey, 2) < threshold).to(torch.uint8)  # (N, 1, 16, 16)
+        tokens = torch.zeros(len(bits), most, dtype=torch.int64)
+        for row, words in zip(tokens, listed[split], strict=True):
+            ids = sorted({place[w] for w in words if w in place})[:most]
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        splits.append(Split(bits, Condition(tokens=tokens)))
+    return DataSet(
+        f"{name}_{style}", specs.image(1, 16, 16, levels=2), *splits,
+        ConditionSpec(tokens=(len(kept) + 1, most), token_symbols=("", *kept)), source=drawn.source,
+        licence=drawn.licence, notes=(*drawn.notes, f"the {len(kept)} most frequent keywords of the training rows"),
+    )  # fmt: skip
 
 
 def _train_test(name: str, file: str, n_valid: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import HasBound, HasEnergy, HasLatents, HasLogProb, capabilities
+from polymode.core.capabilities import HasBound, HasEnergy, HasFrameEstimate, HasLatents, HasLogProb, capabilities
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.core.model import GenerativeModel
@@ -213,7 +213,8 @@ def score_name(model: GenerativeModel) -> str:
         CapabilityError: nothing.
     """
     for capability, name in (
-        (HasLogProb, "log-likelihood"), (HasBound, "lower bound"), (HasEnergy, "minus the energy"),
+        (HasLogProb, "log-likelihood"), (HasBound, "lower bound"),
+        (HasFrameEstimate, "estimated log-likelihood"), (HasEnergy, "minus the energy"),
         (HasLatents, "minus the reconstruction error"),
     ):  # fmt: skip
         if isinstance(model, capability):
@@ -235,6 +236,8 @@ def score(model: GenerativeModel, x: Tensor, condition: Condition | None, *, see
             nats = model.log_prob(part, given)
         elif isinstance(model, HasBound):
             nats = model.iwae_bound(part, model.default_num_samples, given, generator=g)
+        elif isinstance(model, HasFrameEstimate):
+            nats = model.frame_estimate(part, None, given, generator=g).nats.sum(1)
         elif isinstance(model, HasEnergy):
             nats = -model.energy(part, given)
         else:

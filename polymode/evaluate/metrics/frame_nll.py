@@ -7,12 +7,13 @@ With T_i frames in piece i,
 
 `frame_nll` holds it; its interval is the delta method's for a ratio of means over pieces. Where rows are whole pieces
 (`Spec.extra["padded"]`) every frame is scored once, the first too, given all of the piece before it, and the silence
-behind a piece is in neither sum; this takes a model that scores frames one by one, or bounds the first of them
-(`HasFrameBound`). Of the latter "frame NLL" is the ELBO, which is what papers report of latent chains, and bounds of
-more samples stand beside it, importance-weighted and by a particle filter; all are upper bounds of the number, and say
-so. "frame NLL with ends" is for every model: -log p of the whole rows over the same frames, so that a piece's end has
-its price and the silence behind it adds none of its frames; it is never lower by the same estimator. Windows start
-without the past that they were cut from, which costs nats: their number is not that of whole pieces.
+behind a piece is in neither sum; this takes a model that scores frames one by one, estimates the normaliser of each
+(`HasFrameEstimate`, whose own standard error widens the interval), or bounds the first of them (`HasFrameBound`). Of
+the latter "frame NLL" is the ELBO, which is what papers report of latent chains, and bounds of more samples stand
+beside it, importance-weighted and by a particle filter; all are upper bounds of the number, and say so. "frame NLL
+with ends" is for every model: -log p of the whole rows over the same frames, so that a piece's end has its price and
+the silence behind it adds none of its frames; it is never lower by the same estimator. Windows start without the past
+that they were cut from, which costs nats: their number is not that of whole pieces.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import HasFrameBound, HasFrameLogProb
+from polymode.core.capabilities import HasFrameBound, HasFrameEstimate, HasFrameLogProb
 from polymode.core.errors import PolymodeError
 from polymode.core.rolls import lengths
 from polymode.data.dataset import Split
@@ -69,6 +70,21 @@ def frame_nats(model: HasFrameLogProb, split: Split, frames: Tensor) -> Tensor:
         each = model.frame_log_prob(split.x[rows], condition).cpu().double()  # (B, T)
         pieces.append((each * (torch.arange(each.shape[1]) < frames[rows, None])).sum(1))
     return torch.cat(pieces)
+
+
+def estimated_nats(
+    model: HasFrameEstimate, split: Split, frames: Tensor, generator: torch.Generator
+) -> tuple[Tensor, float, str]:
+    """(log p of the first `frames` (N,) of each row (N,), the standard error of their mean, how they were made)."""
+    pieces, variance, told = [], 0.0, ""
+    for start in range(0, len(split), ROWS):
+        rows = slice(start, start + ROWS)
+        condition = None if split.condition is None else split.condition[rows]
+        found = model.frame_estimate(split.x[rows], frames[rows], condition, generator=generator)
+        pieces.append(found.nats.cpu().double().sum(1))
+        variance += float(found.std_error.double().square().sum())
+        told = told or found.protocol
+    return torch.cat(pieces), math.sqrt(variance) / len(split), told
 
 
 def bounded_nats(
@@ -120,6 +136,12 @@ def measure(c: Comparison) -> list[Measurement]:
         scored = frame_nats(model, split_for(model, Split(x, condition)), frames)
         how = f"whole pieces, each of {total:,} frames given all before it, the first too; silence behind them left out"
         found.append(Measurement("frame NLL", *frame_nll(scored, frames), len(x), "lower", how, likelihood.kind))
+    elif padded and isinstance(model, HasFrameEstimate):
+        g = c.generator("frame_nll")
+        scored, error, how = estimated_nats(model, split_for(model, Split(x, condition)), frames, g)
+        how = f"{how}; whole pieces, each of {total:,} frames given all before it; silence behind them left out"
+        value = frame_nll(scored, frames, std_error=error)
+        found.append(Measurement("frame NLL", *value, len(x), "lower", how, likelihood.kind))
     elif padded and isinstance(model, HasFrameBound):
         found += bounds(c, model, split_for(model, Split(x, condition)), frames)
     value = frame_nll(nats, frames, std_error=likelihood.std_error)

@@ -1,6 +1,7 @@
 """Pictures of samples beside data, chosen by the kind of data; made of tensors now, drawn when a report is saved.
 
-A file a kind: images, sound, text, molecules, series, music, vectors (points and marginals), codes, learning curves.
+A file a kind: images, sound, text, molecules, series, music, vectors (points and marginals), codes, workings (filters
+and chains), learning curves.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from polymode.core.capabilities import HasLatents
+from polymode.core.capabilities import HasFilters, HasLatents, WalksChains
 from polymode.core.spec import Binary, Columns
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.features.sound import is_audible
-from polymode.evaluate.pictures import codes, images, molecules, music, series, sound, text, vectors
+from polymode.evaluate.pictures import codes, images, molecules, music, series, sound, text, vectors, workings
 from polymode.evaluate.pictures.base import GRID, INK, MODEL, MULTIPLES, POINTS, REAL, Panel, Picture
 from polymode.evaluate.pictures.curves import curves, scatter
 from polymode.evaluate.pictures.images import grid
@@ -27,6 +28,10 @@ def pictures_for(c: Comparison, history: Sequence[dict[str, Any]] = ()) -> list[
     found = _of_samples(c)
     if isinstance(c.model, HasLatents) and (of_codes := codes.codes(c)) is not None:
         found.append(of_codes)
+    if isinstance(c.model, HasFilters) and (of_units := workings.filters(c)) is not None:
+        found.append(of_units)
+    if c.data.spec.kind == "image" and isinstance(c.model, WalksChains):
+        found.append(workings.chains(c))
     if learned := curves(history):
         found.append(learned)
     return found

@@ -45,7 +45,7 @@ from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel
 from polymode.core.spec import Spec
 from polymode.parts.encoders.condition import Conditioned, encoder_for
-from polymode.parts.nn.transformer import CausalTransformer
+from polymode.parts.nn.transformer import CausalTransformer, distances, sides
 from polymode.parts.samplers import masked
 from polymode.parts.samplers.autoregressive import check_options
 
@@ -110,8 +110,8 @@ class BERT(Conditioned, GenerativeModel, HasBound, Completes, HasConditionals):
         self.dropout = nn.Dropout(dropout)
         self.transformer = CausalTransformer(width, layers=layers, heads=heads, dropout=dropout, causal=False)
         #: what each head adds to attention at each distance, (H, 2 D - 1)
-        self.distances = nn.Parameter(_sides(heads, spec.num_dims))
-        self.register_buffer("distance", _distance(spec.num_dims), persistent=False)
+        self.distances = nn.Parameter(sides(heads, spec.num_dims))
+        self.register_buffer("distance", distances(spec.num_dims), persistent=False)
         self.bias = nn.Parameter(torch.zeros(self.levels))
         for table in (self.embedding, self.positions):
             nn.init.normal_(table.weight, std=0.02)
@@ -222,21 +222,3 @@ class BERT(Conditioned, GenerativeModel, HasBound, Completes, HasConditionals):
         if method == "gibbs":
             filled = masked.fill_by_gibbs(given[0], filled, *given[2:], sweeps=sweeps, **options)
         return filled.view(x.shape)
-
-
-def _distance(d: int) -> Tensor:
-    """(D, D): how far the column's place is behind the row's, counted from -(D - 1) as 0."""
-    places = torch.arange(d)
-    return places - places.unsqueeze(1) + d - 1
-
-
-def _sides(heads: int, d: int) -> Tensor:
-    """The table (H, 2 D - 1) to begin with: heads look to the left and to the right in turn, each pair further.
-
-    On a head's own side attention falls by e^-slope with each place, on the other side by e^-(4 slope).
-    """
-    distance = torch.arange(1 - d, d)
-    slope = 0.5 ** (1 + torch.arange(heads) // 2).unsqueeze(1)  # (H, 1): 1/2, 1/2, 1/4, 1/4, ...
-    left = torch.arange(heads).unsqueeze(1) % 2 == 0
-    own = (distance <= 0) == left
-    return -distance.abs() * torch.where(own, slope, 4 * slope)

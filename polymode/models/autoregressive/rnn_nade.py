@@ -40,13 +40,11 @@ from polymode.parts.dimension import one_dimension
 from polymode.parts.distributions.heads import BernoulliHead, Head
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.nn import nade
-from polymode.parts.nn.transformer import CausalTransformer
+from polymode.parts.nn.recurrent import Core, core_for
 
 Emission = Literal["nade", "independent"]
-Core = Literal["gru", "lstm", "rnn", "transformer"]
 #: turns the logits of a note (B,) into bits (B,)
 Flip = Callable[[Tensor], Tensor]
-CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
 
 
 class IndependentEmission(nn.Module):
@@ -89,38 +87,6 @@ class NADEEmission(IndependentEmission):
         return nade.draw(*self.biases(h), self.w, self.v, "sigmoid", flip)
 
 
-class RecurrentCore(nn.Module):
-    """A recurrent cell: inputs (B, t, W) and the state before them to (B, t, W) and the state after."""
-
-    def __init__(self, cell: str, width: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        between = dropout if layers > 1 else 0.0  # torch drops between layers only
-        self.cell = CELLS[cell](width, width, layers, batch_first=True, dropout=between)
-
-    def forward(self, inputs: Tensor, start: int, state: Any) -> tuple[Tensor, Any]:
-        return self.cell(inputs, state)
-
-    def empty_state(self, n: int) -> None:
-        """None is torch's state of zeros."""
-
-
-class TransformerCore(nn.Module):
-    """A causal transformer in the place of a cell; its state is the keys and values of what was read."""
-
-    def __init__(self, length: int, width: int, layers: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(0.02 * torch.randn(length, width))
-        self.transformer = CausalTransformer(width, layers=layers, heads=heads, dropout=dropout)
-
-    def forward(self, inputs: Tensor, start: int, state: Any) -> tuple[Tensor, Any]:
-        placed = inputs + self.positions[start : start + inputs.shape[1]]
-        return self.transformer(placed, start, state), state
-
-    def empty_state(self, n: int) -> Any:
-        """A cache for all frames."""
-        return self.transformer.empty_cache(n, len(self.positions))
-
-
 class RNNNADE(Ordered, HasFrameLogProb):
     """A recurrent model of frames of bits, with a joint distribution over the bits of a frame.
 
@@ -156,7 +122,6 @@ class RNNNADE(Ordered, HasFrameLogProb):
     ) -> None:
         super().__init__(spec, condition_spec)
         require_choice("emission", emission, ("nade", "independent"))
-        require_choice("core", core, (*CELLS, "transformer"))
         if min(width, layers, hidden, heads) < 1 or not 0 <= dropout < 1:
             raise PolymodeError(
                 f"width={width}, layers={layers}, hidden={hidden}, heads={heads}, dropout={dropout}: expected sizes of "
@@ -168,11 +133,7 @@ class RNNNADE(Ordered, HasFrameLogProb):
         self.read = nn.Linear(notes, width)
         self.first = nn.Parameter(0.1 * torch.randn(width))  # stands before the first frame
         self.dropout = nn.Dropout(dropout)
-        self.core: RecurrentCore | TransformerCore = (
-            TransformerCore(length, width, layers, heads, dropout)
-            if core == "transformer"
-            else RecurrentCore(core, width, layers, dropout)
-        )
+        self.core = core_for(core, length=length, width=width, layers=layers, heads=heads, dropout=dropout)
         self.emission = NADEEmission(notes, width, hidden) if emission == "nade" else IndependentEmission(notes, width)
         self.condition_encoder, context_width = encoder_for(condition_spec, width)
         if context_width:

@@ -27,9 +27,8 @@ def flips(probs: Tensor, generator: torch.Generator, n: int = 1) -> Tensor:
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)  # all 64 bits
     u = words.view(torch.int16)[:count].to(probs.device, torch.float32).view(n, *probs.shape)
-    # u + 2^15 + 1/2 lies on the middles of 2^16 cells of [0, 2^16]
-    threshold = torch.add(probs.new_tensor(-(2**15) - 0.5), probs, alpha=2**16)
-    ups = torch.lt(u, threshold, out=u)  # straight to 0.0 and 1.0: by way of bool takes several times as long
+    u.mul_(2**-16).add_(0.5 + 2**-17)  # the middles of 2^16 cells of [0, 1], without rounding
+    ups = torch.lt(u, probs, out=u)  # straight to 0.0 and 1.0: by way of bool takes several times as long
     return ups[0] if n == 1 else ups.sum(0)
 
 

@@ -23,9 +23,10 @@ the probability flow, of unit variance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,9 +36,10 @@ from polymode.core.capabilities import Completes, Denoises, HasBound, HasLatents
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
-from polymode.core.model import GenerativeModel
 from polymode.core.spec import Columns, Spec
-from polymode.models.diffusion._network import Backbone, Network
+from polymode.models.diffusion._network import Backbone, Context, Network
+from polymode.models.diffusion._restoring import Restoring
+from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
 from polymode.parts.processes.decoder import GaussianDecoder
 from polymode.parts.samplers import diffusion as samplers
@@ -51,7 +53,7 @@ NARROWEST = 0.6
 
 
 class Diffusion(
-    GenerativeModel, HasBound, HasScore, Denoises, Transports, HasLatents, Completes, Transmits, flow.HasProbabilityFlow
+    Restoring, HasBound, HasScore, Denoises, Transports, HasLatents, Completes, Transmits, flow.HasProbabilityFlow
 ):
     """A model that takes away noise, for vectors, images, series and tables.
 
@@ -64,6 +66,8 @@ class Diffusion(
         backbone, widths: see `Network`.
         drop: share of rows whose condition is withheld in training, for guidance.
         outputs: numbers that the network says of each feature; the first is the prediction.
+        inputs: numbers that `said` shows it of each feature.
+        condition_by, backbone_options: see `Network`.
 
     Raises:
         PolymodeError: numbers out of range, or a backbone that does not fit the data.
@@ -76,6 +80,8 @@ class Diffusion(
     #: None for `likelihood_steps`
     default_steps: ClassVar[int | None] = None
     error: Tensor
+    #: of the default sampler, where the user says nothing
+    sampler_options: Mapping[str, Any]
 
     def __init__(
         self,
@@ -89,11 +95,15 @@ class Diffusion(
         widths: Sequence[int] | None = None,
         drop: float = 0.1,
         outputs: int = 1,
+        inputs: int = 1,
+        condition_by: ConditionBy = "film",
+        backbone_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(spec, condition_spec)
         if not 0 <= drop < 1:
             raise PolymodeError(f"drop={drop}, expected at least 0 and below 1")
         self.path, self.prediction, self.likelihood_steps, self.drop = path, prediction, likelihood_steps, drop
+        self.sampler_options = {}
         self.decoder = GaussianDecoder(spec)
         # noise far narrower than a lattice's cells hides nothing, and a chain through it would cost bits for nothing
         self.first = max(path.least, NARROWEST * self.decoder.narrowest)
@@ -102,23 +112,25 @@ class Diffusion(
         self.bound_name = f"elbo of the {len(self.levels(likelihood_steps))}-step chain"
         if spec.levels is None:
             self.withheld = (*self.withheld, Transmits)  # reals can't be told exactly
+        self.withhold_verbs()
         self.network = Network(
-            spec, self.decoder.size, condition_spec, backbone=backbone, widths=widths, outputs=outputs
-        )
+            spec, self.decoder.size, condition_spec, backbone=backbone, widths=widths, outputs=outputs, inputs=inputs,
+            condition_by=condition_by, backbone_options=backbone_options,
+        )  # fmt: skip
         # the mean squared error of eps in each stretch of time
         self.register_buffer("error", torch.ones(STRETCHES))
 
     # -- the network -----------------------------------------------------------------------------------------------
-    def context(self, condition: Condition | None) -> Tensor | None:
+    def context(self, condition: Condition | None) -> Context | None:
         """What the network knows of the condition, or None."""
-        return None if condition is None or self.network.encoder is None else self.network.encoder(condition)
+        return None if condition is None else self.network.read(condition)
 
-    def said(self, xt: Tensor, t: Tensor, context: Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
+    def said(self, xt: Tensor, t: Tensor, context: Context | Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
         """The network's output (B, outputs * F) for xt (B, F) at times t (B,) of the path's scales (B, 1)."""
         a, s = scales
         return self.network(xt * (a**2 + s**2).rsqrt(), t.to(xt.dtype), context)
 
-    def predict_x0(self, xt: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    def predict_x0(self, xt: Tensor, t: Tensor, context: Context | Tensor | None) -> Tensor:
         """E[x0 | xt] (B, F), not put into the range of data, at times t (B,) float64."""
         a, s = scales = self._scales(t, xt)
         said = self.said(xt, t, context, scales)[:, : xt.shape[1]]
@@ -223,11 +235,15 @@ class Diffusion(
         """The noise that each datum is paired with."""
         return rng.randn(x0.shape, generator, x0)
 
+    def pair(self, x0: Tensor, condition: Condition | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Data and noise that the network is to learn to tell apart."""
+        return x0, self.noise_for(x0, condition, generator)
+
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         x0 = self.decoder(x)
         condition = self.withheld_at_random(condition, generator)
         t = self.times(self.stratified(len(x0), generator))
-        eps = self.noise_for(x0, condition, generator)
+        x0, eps = self.pair(x0, condition, generator)
         a, s = scales = self._scales(t, x0)
         rates = self._rates(t, x0)
         said = self.said(a * x0 + s * eps, t, self.context(condition), scales)
@@ -273,39 +289,51 @@ class Diffusion(
         out[-1] = max(out[-1], 1e-3 * unit)
         return out
 
+    def reverse(
+        self, levels: Sequence[float], denoise: samplers.Denoise, condition: Condition | None, *, guided: bool = False
+    ) -> samplers.Reverse:
+        """The chain through `levels` by `denoise`, which is `denoiser(condition)` where it is not `guided`.
+
+        The last variance is the decoder's. A model that learns variances says them here, of each entry.
+        """
+        variances = torch.tensor(self.variances(levels), dtype=torch.float64).to(self.device, self.dtype).unbind()
+        return lambda i, z: (denoise(z, levels[i]), variances[i])
+
     def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
         levels = self.levels(self.likelihood_steps)
-        variances, denoise, x0 = self.variances(levels), self.denoiser(condition), self.decoder(x)
+        reverse, x0 = self.reverse(levels, self.denoiser(condition), condition), self.decoder(x)
         eps = rng.randn(x0.shape, generator, x0)
         z, wide = x0 + levels[0] * eps, 1 + levels[0] ** 2
         # log p(z_T) - log q(z_T | x_0)
         total = 0.5 * (eps.square() - z.square() / wide + math.log(levels[0] ** 2 / wide)).sum(1)
-        for r, s, variance in zip(levels[:-1], levels[1:], variances[:-1], strict=True):
+        for i, (r, s) in enumerate(pairwise(levels)):
             k, v = process.posterior(r, s)
+            guess, variance = reverse(i, z)
             eps = rng.randn(x0.shape, generator, x0)
-            off = (1 - k) * (x0 - denoise(z, r)) + math.sqrt(v) * eps  # z_s less the mean of p(z_s | z_k)
-            total = total + 0.5 * (eps.square() - off.square() / variance + math.log(v / variance)).sum(1)
+            off = (1 - k) * (x0 - guess) + math.sqrt(v) * eps  # z_s less the mean of p(z_s | z_k)
+            total = total + 0.5 * (eps.square() - off.square() / variance + (v / variance).log()).sum(1)
             z = (1 - k) * x0 + k * z + math.sqrt(v) * eps
-        return total + self.decoder.log_prob(x, denoise(z, levels[-1]), math.sqrt(variances[-1]))
+        guess, variance = reverse(len(levels) - 1, z)
+        return total + self.decoder.log_prob(x, guess, variance.sqrt())
 
     def _transmission(
         self, x: Tensor, condition: Condition | None, generator: torch.Generator
     ) -> list[tuple[Tensor, Tensor]]:
         """z_T, ..., z_1 and x_0 one after the other, each at the KL of what is known of it (Ho et al. 2020, 4.3)."""
         levels = self.levels(self.likelihood_steps)
-        variances, denoise, x0 = self.variances(levels), self.denoiser(condition), self.decoder(x)
+        reverse, x0 = self.reverse(levels, self.denoiser(condition), condition), self.decoder(x)
         top, sent = levels[0] ** 2 / (1 + levels[0] ** 2), []
         nats = 0.5 * (x0.square() / (1 + levels[0] ** 2) - (1 - top) - math.log(top)).sum(1)
         z = x0 + levels[0] * rng.randn(x0.shape, generator, x0)
-        for r, s, variance in zip(levels[:-1], levels[1:], variances[:-1], strict=True):
+        for i, (r, s) in enumerate(pairwise(levels)):
             k, v = process.posterior(r, s)
-            guess = denoise(z, r)
+            guess, variance = reverse(i, z)
             sent.append((nats, guess))
             missed = ((1 - k) * (x0 - guess)).square() / variance
-            nats = nats + 0.5 * (missed + v / variance - 1 + math.log(variance / v)).sum(1)
+            nats = nats + 0.5 * (missed + v / variance - 1 + (variance / v).log()).sum(1)
             z = (1 - k) * x0 + k * z + math.sqrt(v) * rng.randn(x0.shape, generator, x0)
-        guess = denoise(z, levels[-1])
-        last = nats - self.decoder.log_prob(x, guess, math.sqrt(variances[-1]))
+        guess, variance = reverse(len(levels) - 1, z)
+        last = nats - self.decoder.log_prob(x, guess, variance.sqrt())
         half = ((self.spec.levels or 0) - 1) / 2  # levels 0 .. K - 1 lie on [-1, 1]
         return [(n, ((y + 1) * half).view(x.shape)) for n, y in (*sent, (nats, guess), (last, x0))]
 
@@ -338,6 +366,7 @@ class Diffusion(
         sampler: samplers.Name | None = None,
         steps: int | None = None,
         spacing: samplers.Spacing | None = None,
+        between: tuple[float, float] | None = None,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         negative: Condition | None = None,
@@ -356,6 +385,8 @@ class Diffusion(
             sampler: of `parts.samplers.diffusion`; the model's own by default.
             steps: noise ratios visited, each a call of the network, two for heun.
             spacing: of the ratios: even in the path's time, "karras", or "log".
+            between: the least and the most of them; all of the path by default. A walk of few steps does better without
+                the ends, as (0.03, 20) for data of unit variance.
             guidance_scale, guidance_interval, negative, threshold: see `denoiser`.
             eta: of ddim; churn: of euler and heun; snr, corrections: of Langevin steps; order: of unipc; restarts: of
                 restart; tolerance: of ode.
@@ -363,7 +394,7 @@ class Diffusion(
         name = self.default_sampler if sampler is None else sampler
         if steps is None:
             steps = self.default_steps or self.likelihood_steps
-        levels = self.levels(steps, self.default_spacing if spacing is None else spacing)
+        levels = self._walk(steps, spacing, between)
         if negative is not None:
             negative = self.check_condition(negative, n)
         denoise = self.denoiser(
@@ -372,12 +403,28 @@ class Diffusion(
         z = math.sqrt(1 + levels[0] ** 2) * rng.randn((n, self.decoder.size), generator, self._anchor)
         options = {"eta": eta, "churn": churn, "snr": snr, "corrections": corrections, "order": order,
                    "restarts": restarts, "tolerance": tolerance}  # fmt: skip
+        if name == self.default_sampler:
+            options |= {key: value for key, value in self.sampler_options.items() if options[key] is None}
         if name != "ancestral":
             x0 = samplers.run(name, denoise, z, levels, generator, **options)
             return self.decoder.sample(x0, 0.0, generator)
-        variances = self.variances(levels)
-        x0 = samplers.run(name, denoise, z, levels, generator, variances=variances[:-1], **options)
-        return self.decoder.sample(x0, math.sqrt(variances[-1]), generator)
+        samplers.known_options(name, options)
+        guided = guidance_scale != 1 or threshold is not None
+        reverse = self.reverse(levels, denoise, condition, guided=guided)
+        x0, variance = reverse(len(levels) - 1, samplers.chain(reverse, z, levels, generator))
+        return self.decoder.sample(x0, variance.sqrt(), generator)
+
+    def _walk(self, steps: int, spacing: samplers.Spacing | None, between: tuple[float, float] | None) -> list[float]:
+        """The levels of a sampler."""
+        if between is None:
+            return self.levels(steps, self.default_spacing if spacing is None else spacing)
+        low, high = between
+        if spacing == "time" or not self.first <= low < high <= self.path.most:
+            raise PolymodeError(
+                f"between={between}, spacing={spacing!r}: expected noise ratios from {self.first:.3g} to "
+                f"{self.path.most:.3g}, the lower first, and the spacing 'log' or 'karras'"
+            )
+        return samplers.spaced(steps, low, high, spacing or "log")
 
     # -- filling in ------------------------------------------------------------------------------------------------
     def _complete(
@@ -395,18 +442,21 @@ class Diffusion(
         if (steps is not None and steps < 1) or resamplings < 1:
             raise PolymodeError(f"steps={steps}, resamplings={resamplings}: expected at least 1 of each")
         levels = self.levels(self.likelihood_steps if steps is None else steps)
-        variances, denoise = self.variances(levels), self.denoiser(condition, guidance_scale)
+        guided = guidance_scale != 1
+        reverse = self.reverse(levels, self.denoiser(condition, guidance_scale), condition, guided=guided)
         known = mask.flatten(1)[:, self.decoder.features.owner]
         x0 = self.decoder(torch.where(mask, x, x.nan_to_num(0.0)) if x.is_floating_point() else x)
         z = math.sqrt(1 + levels[0] ** 2) * rng.randn(x0.shape, generator, x0)
-        for r, s, variance in zip(levels[:-1], levels[1:], variances[:-1], strict=True):
+        for i, (r, s) in enumerate(pairwise(levels)):
             k = process.posterior(r, s)[0]
             for again in reversed(range(resamplings)):
-                unknown = (1 - k) * denoise(z, r) + k * z + math.sqrt(variance) * rng.randn(z.shape, generator, z)
+                x0_hat, variance = reverse(i, z)
+                unknown = (1 - k) * x0_hat + k * z + variance.sqrt() * rng.randn(z.shape, generator, z)
                 z = torch.where(known, x0 + s * rng.randn(z.shape, generator, z), unknown)
                 if again:
                     z = z + math.sqrt(r**2 - s**2) * rng.randn(z.shape, generator, z)
-        return self.decoder.sample(denoise(z, levels[-1]), math.sqrt(variances[-1]), generator)
+        x0_hat, variance = reverse(len(levels) - 1, z)
+        return self.decoder.sample(x0_hat, variance.sqrt(), generator)
 
     # -- codes -----------------------------------------------------------------------------------------------------
     def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:

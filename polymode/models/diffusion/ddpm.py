@@ -17,13 +17,15 @@ Expected: the digits set below 2.5 bits/dim in a minute on two cores (tests/lear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import require_choice
 from polymode.core.spec import Spec
 from polymode.models.diffusion._diffusion import Diffusion
 from polymode.models.diffusion._network import Backbone
+from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
 
 
@@ -34,9 +36,9 @@ class DDPM(Diffusion):
         spec: what one datum is.
         condition_spec: what it is conditioned on.
         prediction: what the network says: the noise, the data, or v = alpha eps - sigma x0.
-        schedule: of the noise.
+        schedule: of the noise, or the betas of its steps.
         steps: T, the steps of training.
-        likelihood_steps, backbone, widths, drop: see `Diffusion`.
+        likelihood_steps, backbone, widths, drop, condition_by, backbone_options: see `Diffusion`.
 
     Raises:
         PolymodeError: numbers out of range, or a backbone that does not fit the data.
@@ -48,15 +50,20 @@ class DDPM(Diffusion):
         condition_spec: ConditionSpec | None = None,
         *,
         prediction: process.Prediction = "v",
-        schedule: process.Schedule = "cosine",
+        schedule: process.Schedule | Sequence[float] = "cosine",
         steps: int = 1000,
         likelihood_steps: int = 50,
         backbone: Backbone = "auto",
         widths: Sequence[int] | None = None,
         drop: float = 0.1,
+        condition_by: ConditionBy = "film",
+        backbone_options: Mapping[str, Any] | None = None,
     ) -> None:
         require_choice("prediction", prediction, ("eps", "x0", "v"))
+        if backbone == "unet2d":
+            backbone_options = {"steps": steps, **(backbone_options or {})}  # the steps that it is shown
         super().__init__(
             spec, condition_spec, path=process.Steps(steps, schedule), prediction=prediction,
-            likelihood_steps=likelihood_steps, backbone=backbone, widths=widths, drop=drop,
+            likelihood_steps=likelihood_steps, backbone=backbone, widths=widths, drop=drop, condition_by=condition_by,
+            backbone_options=backbone_options,
         )  # fmt: skip

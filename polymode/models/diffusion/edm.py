@@ -32,6 +32,7 @@ from polymode.core.errors import PolymodeError
 from polymode.core.spec import Spec
 from polymode.models.diffusion._diffusion import Diffusion
 from polymode.models.diffusion._network import Backbone
+from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
 from polymode.parts.samplers import diffusion as samplers
 
@@ -44,7 +45,7 @@ class EDM(Diffusion):
         condition_spec: what it is conditioned on.
         least, most: sigma between which there is noise, for data of unit variance.
         log_mean, log_std: P_mean and P_std, of log sigma in training.
-        likelihood_steps, backbone, widths, drop: see `Diffusion`.
+        likelihood_steps, backbone, widths, drop, condition_by: see `Diffusion`.
 
     Raises:
         PolymodeError: numbers out of range, or a backbone that does not fit the data.
@@ -67,12 +68,13 @@ class EDM(Diffusion):
         backbone: Backbone = "auto",
         widths: Sequence[int] | None = None,
         drop: float = 0.1,
+        condition_by: ConditionBy = "film",
     ) -> None:
         if log_std <= 0:
             raise PolymodeError(f"log_std={log_std}, expected a positive number")
         super().__init__(
             spec, condition_spec, path=process.VE(least, most), prediction="v", likelihood_steps=likelihood_steps,
-            backbone=backbone, widths=widths, drop=drop,
+            backbone=backbone, widths=widths, drop=drop, condition_by=condition_by,
         )  # fmt: skip
         self.log_mean, self.log_std = log_mean, log_std
 

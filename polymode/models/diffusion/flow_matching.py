@@ -34,6 +34,7 @@ from polymode.core.errors import require_choice
 from polymode.core.spec import Spec
 from polymode.models.diffusion._diffusion import Diffusion
 from polymode.models.diffusion._network import Backbone
+from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
 from polymode.parts.samplers import diffusion as samplers
 
@@ -46,7 +47,7 @@ class FlowMatching(Diffusion):
         condition_spec: what it is conditioned on.
         interpolant: "linear" (rectified flow, optimal-transport paths) or "trigonometric".
         coupling: of noise and data, "independent" or "optimal" within a batch.
-        likelihood_steps, backbone, widths, drop: see `Diffusion`.
+        likelihood_steps, backbone, widths, drop, condition_by: see `Diffusion`.
 
     Raises:
         PolymodeError: numbers out of range, or a backbone that does not fit the data.
@@ -65,12 +66,14 @@ class FlowMatching(Diffusion):
         backbone: Backbone = "auto",
         widths: Sequence[int] | None = None,
         drop: float = 0.1,
+        condition_by: ConditionBy = "film",
     ) -> None:
         require_choice("interpolant", interpolant, ("linear", "trigonometric"))
         require_choice("coupling", coupling, ("independent", "optimal"))
         super().__init__(
             spec, condition_spec, path=process.Linear() if interpolant == "linear" else process.Trigonometric(),
             prediction="velocity", likelihood_steps=likelihood_steps, backbone=backbone, widths=widths, drop=drop,
+            condition_by=condition_by,
         )  # fmt: skip
         self.coupling = coupling
         if coupling == "optimal":

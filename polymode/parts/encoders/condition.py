@@ -68,3 +68,52 @@ class Conditioned:
     def context(self, condition: Condition | None) -> Tensor | None:
         """The condition's vector (B, W), or None."""
         return None if condition is None or self.condition_encoder is None else self.condition_encoder(condition)
+
+
+class TokenEncoder(nn.Module):
+    """Condition -> tokens (B, T, width) and which of them are seen (B, T), for attention: one of a label, one of a
+    vector, one a symbol and one a frame of a series; fillers behind a symbol that ends a sequence are not seen.
+
+    Args:
+        spec: what the condition holds, beside a source picture.
+        width: of a token.
+        places: symbols and frames are told their place; without, they are a set.
+
+    Rows whose condition was dropped get a learned null in place of every token.
+    """
+
+    def __init__(self, spec: ConditionSpec, width: int, *, places: bool = True) -> None:
+        super().__init__()
+        self.spec, self.width = spec, width
+        self.label = None if spec.label is None else nn.Embedding(spec.label, width)
+        self.vector = None if spec.vector is None else nn.Linear(spec.vector, width)
+        self.symbols = None if spec.tokens is None else nn.Embedding(spec.tokens[0], width)
+        self.series = None if spec.series is None else nn.Linear(spec.series[1], width)
+        counted = (0 if spec.tokens is None else spec.tokens[1]) + (0 if spec.series is None else spec.series[0])
+        self.places = nn.Parameter(0.02 * torch.randn(counted, width)) if places and counted else None
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, condition: Condition) -> tuple[Float[Tensor, "B T W"], Tensor]:
+        """The tokens, those of a label and a vector first."""
+        alone, placed = [], []
+        if self.label is not None and condition.label is not None:
+            alone.append(self.label(condition.label).unsqueeze(1))
+        if self.vector is not None and condition.vector is not None:
+            alone.append(self.vector(condition.vector.to(self.null.dtype)).unsqueeze(1))
+        if self.symbols is not None and condition.tokens is not None:
+            placed.append(self.symbols(condition.tokens))
+        if self.series is not None and condition.series is not None:
+            placed.append(self.series(condition.series.to(self.null.dtype)))
+        if placed:
+            sequence = torch.cat(placed, 1)
+            alone.append(sequence if self.places is None else sequence + self.places)
+        tokens = torch.cat(alone, 1)
+        seen = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        if condition.tokens is not None and "" in self.spec.token_symbols:
+            ends = (condition.tokens == self.spec.token_symbols.index("")).long()
+            first = tokens.shape[1] - sum(t.shape[1] for t in placed)
+            seen[:, first : first + ends.shape[1]] = ends.cumsum(1) - ends == 0  # up to the first end
+        # the null is in the graph even when no row is dropped, so that it always has a gradient
+        kept = torch.ones(len(tokens), device=tokens.device) if condition.dropped is None else ~condition.dropped
+        kept = kept.to(tokens.dtype).view(-1, 1, 1)
+        return tokens * kept + self.null * (1 - kept), seen

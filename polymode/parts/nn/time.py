@@ -3,7 +3,8 @@
     embedding(t)_j = cos(1000 t w_j), sin(1000 t w_j),   w_j = 10000^(-j / J)
 
 (Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with 1000 t in the place of the position, as Ho, Jain and Abbeel
-2020, arXiv:2006.11239, appendix B). `TimeMLP` is the backbone of vectors and tables; images have `nn/unet.py`.
+2020, arXiv:2006.11239, appendix B). `TimeMLP` is the backbone of vectors and tables; images have `nn/unet.py`. Time
+always scales and shifts (FiLM); the condition is told in one of the four ways of `nn/conditioning.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from polymode.parts.nn.conditioning import ConditionBy, CrossAttention, Style, beside, film, require_way
+
+#: channels that AdaIN parts the hidden units of a perceptron into: statistics need several of each
+STYLED = 8
 
 
 def time_embedding(t: Float[Tensor, " B"], features: int) -> Float[Tensor, "B E"]:
@@ -40,14 +46,15 @@ class TimeEncoder(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """(B, features), t (B,), context -> (B, features_out): residual blocks, shifted and scaled by time and context.
+    """(B, features), t (B,), context -> (B, features_out): residual blocks, shifted and scaled by the time.
 
     Args:
         features: F, of input and output.
         width: of the hidden layers.
         blocks: number of residual blocks.
-        context_features: W of the condition's vector, 0 for none.
+        context_features: W of the condition's vector, or of its tokens; 0 for none.
         features_out: of the output; the same by default.
+        condition_by: how the condition is told.
     """
 
     def __init__(
@@ -58,22 +65,37 @@ class TimeMLP(nn.Module):
         *,
         context_features: int = 0,
         features_out: int | None = None,
+        condition_by: ConditionBy = "film",
     ) -> None:
         super().__init__()
-        self.time = TimeEncoder(width, context_features)
-        self.stem = nn.Linear(features, width)
+        require_way(condition_by)
+        self.condition_by = condition_by if context_features else "film"
+        self.time = TimeEncoder(width, context_features if self.condition_by == "film" else 0)
+        self.stem = nn.Linear(features + (context_features if self.condition_by == "concat" else 0), width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
         self.films = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        if self.condition_by == "adain":
+            self.norms = nn.ModuleList(Style(math.gcd(STYLED, width), context_features) for _ in range(blocks))
+        if self.condition_by == "attention":
+            self.readers = nn.ModuleList(CrossAttention(width, context_features) for _ in range(blocks))
         self.last = nn.Linear(width, features if features_out is None else features_out)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Float[Tensor, "B F"], t: Tensor, context: Tensor | None = None) -> Float[Tensor, "B F"]:
+    def forward(
+        self, x: Float[Tensor, "B F"], t: Tensor, context: Tensor | None = None, seen: Tensor | None = None
+    ) -> Float[Tensor, "B F2"]:
+        """``context`` (B, W), or with attention (B, T, W) of which the tokens `seen` (B, T) are read."""
         modulation = F.silu(self.time(t, context))
-        h = self.stem(x)
-        for norm, film, inner, outer in zip(self.norms, self.films, self.inner, self.outer, strict=True):
-            scale, shift = film(modulation).chunk(2, dim=1)
-            h = h + outer(F.silu(inner(norm(h) * (1 + scale) + shift)))
+        h = self.stem(beside(x, context) if self.condition_by == "concat" and context is not None else x)
+        for i, (norm, scale_shift) in enumerate(zip(self.norms, self.films, strict=True)):
+            if self.condition_by == "adain":
+                normed = norm(h.view(len(h), math.gcd(STYLED, h.shape[1]), -1), context).flatten(1)
+            else:
+                normed = norm(h)
+            h = h + self.outer[i](F.silu(self.inner[i](film(normed, scale_shift(modulation)))))
+            if self.condition_by == "attention":
+                h = self.readers[i](h, context, seen)
         return self.last(F.silu(h))

@@ -159,6 +159,25 @@ class CausalTransformer(nn.Module):
         )
 
 
+def distances(d: int) -> Tensor:
+    """(D, D): how far the column's place is behind the row's, counted from -(D - 1) as 0."""
+    places = torch.arange(d)
+    return places - places.unsqueeze(1) + d - 1
+
+
+def sides(heads: int, d: int) -> Tensor:
+    """(H, 2 D - 1): what each head may begin with adding to attention at each distance.
+
+    Heads look to the left and to the right in turn, each pair further: on a head's own side attention falls by
+    e^-slope with each place, on the other side by e^-(4 slope).
+    """
+    distance = torch.arange(1 - d, d)
+    slope = 0.5 ** (1 + torch.arange(heads) // 2).unsqueeze(1)  # (H, 1): 1/2, 1/2, 1/4, 1/4, ...
+    left = torch.arange(heads).unsqueeze(1) % 2 == 0
+    own = (distance <= 0) == left
+    return -distance.abs() * torch.where(own, slope, 4 * slope)
+
+
 # -- encoder and decoder -------------------------------------------------------------------------------------------
 class Attention(nn.Module):
     """Attention of (B, t, W) to a memory (B, S, W), whose keys and values are made once and read at every step."""

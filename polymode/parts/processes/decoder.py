@@ -81,8 +81,9 @@ class GaussianDecoder(nn.Module):
         return y.clamp(self.low, self.high)
 
     # -- likelihood ------------------------------------------------------------------------------------------------
-    def log_prob(self, x: Tensor, mean: Float[Tensor, "B F"], sd: float) -> Float[Tensor, " B"]:
-        """log p(x | mean, sd), nats."""
+    def log_prob(self, x: Tensor, mean: Float[Tensor, "B F"], sd: float | Tensor) -> Float[Tensor, " B"]:
+        """log p(x | mean, sd), nats; sd of all, or of each entry (B, F)."""
+        sd = torch.as_tensor(sd).to(mean).expand_as(mean)
         match self.spec.support:
             case Binary() | Levels():
                 y = self.features(x)
@@ -94,52 +95,53 @@ class GaussianDecoder(nn.Module):
                 log_volume = self.features.scale.log().expand(self.size).sum()
                 return log_normal(self.features(x), mean, sd).sum(1) - log_volume
 
-    def _log_prob_columns(self, x: Tensor, mean: Tensor, sd: float) -> Tensor:
+    def _log_prob_columns(self, x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
         f = self.features
         y, log_volume = f(x), f.scale.log().to(mean.dtype)
         at, half = f.numeric_at, self.half_cell.to(mean.dtype)[f.numeric_at]
         never = torch.zeros_like(y[:, at], dtype=torch.bool)
         stepped = half > 0
         # a width of 1 where there is no cell: its mass is not used, but must be finite
-        mass = gaussian_mass(y[:, at], mean[:, at], sd, torch.where(stepped, half, 1.0), never, never)
-        nats = torch.where(stepped, mass, log_normal(y[:, at], mean[:, at], sd) - log_volume)
+        mass = gaussian_mass(y[:, at], mean[:, at], sd[:, at], torch.where(stepped, half, 1.0), never, never)
+        nats = torch.where(stepped, mass, log_normal(y[:, at], mean[:, at], sd[:, at]) - log_volume)
         total = nats.masked_fill(x[:, f.numeric].isnan(), 0.0).sum(1)
         if len(f.flagged):
             # the densities at -1 and 1 differ by 2 mean / sd^2 in nats
             sign = 2 * y[:, f.flag_at] - 1
-            total = total + F.logsigmoid(2 * sign * mean[:, f.flag_at] / sd**2).sum(1)
+            total = total + F.logsigmoid(2 * sign * mean[:, f.flag_at] / sd[:, f.flag_at] ** 2).sum(1)
         for j, at_j, k in zip(f.named.tolist(), f.named_at.tolist(), f.named_levels, strict=True):
-            total = total - F.cross_entropy(2 * mean[:, at_j : at_j + k] / sd**2, x[:, j].long(), reduction="none")
+            logits = 2 * mean[:, at_j : at_j + k] / sd[:, at_j : at_j + k] ** 2
+            total = total - F.cross_entropy(logits, x[:, j].long(), reduction="none")
         return total
 
     # -- draws -----------------------------------------------------------------------------------------------------
-    def sample(self, mean: Float[Tensor, "B F"], sd: float, generator: torch.Generator) -> Tensor:
-        """Data drawn from p(x | mean, sd); sd = 0 gives the likeliest datum."""
+    def sample(self, mean: Float[Tensor, "B F"], sd: float | Tensor, generator: torch.Generator) -> Tensor:
+        """Data drawn from p(x | mean, sd), sd of all, or of each entry (B, F); 0 for all gives the likeliest datum."""
+        is_drawn = isinstance(sd, Tensor) or sd > 0
+        sd = torch.as_tensor(sd).to(mean).expand_as(mean)
         y = mean + sd * rng.randn(mean.shape, generator, mean)
         if isinstance(self.spec.support, Columns):
             f = self.features
             if len(f.flagged):
-                y[:, f.flag_at] = (_sigmoid_draw(mean[:, f.flag_at], sd, generator) + 1) / 2
+                signs = mean[:, f.flag_at].sign()
+                if is_drawn:  # the densities at -1 and 1 differ by 2 mean / sd^2 in nats
+                    chance = (2 * mean[:, f.flag_at] / sd[:, f.flag_at] ** 2).sigmoid()
+                    signs = 2 * rng.bernoulli(chance, generator) - 1
+                y[:, f.flag_at] = (signs + 1) / 2
             for at, k in zip(f.named_at.tolist(), f.named_levels, strict=True):
                 logits = mean[:, at : at + k]
-                if sd > 0:
-                    y[:, at : at + k] = F.one_hot(rng.categorical(2 * logits / sd**2, generator), k).to(y.dtype)
+                if is_drawn:
+                    logits = 2 * logits / sd[:, at : at + k] ** 2
+                    y[:, at : at + k] = F.one_hot(rng.categorical(logits, generator), k).to(y.dtype)
         return self.features.decode(y)
 
 
-def _sigmoid_draw(mean: Tensor, sd: float, generator: torch.Generator) -> Tensor:
-    """-1 or 1 in proportion to the Gaussian density there."""
-    if sd == 0:
-        return mean.sign()
-    return 2 * rng.bernoulli((2 * mean / sd**2).sigmoid(), generator) - 1
-
-
-def log_normal(y: Tensor, mean: Tensor, sd: float) -> Tensor:
+def log_normal(y: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """log N(y; mean, sd^2) of each entry."""
-    return -0.5 * ((y - mean) / sd) ** 2 - math.log(sd) - 0.5 * math.log(2 * math.pi)
+    return -0.5 * ((y - mean) / sd) ** 2 - sd.log() - 0.5 * math.log(2 * math.pi)
 
 
-def gaussian_mass(y: Tensor, mean: Tensor, sd: float, half: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def gaussian_mass(y: Tensor, mean: Tensor, sd: Tensor, half: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """log of a Gaussian's mass on [y - half, y + half]; `first` and `last` mark cells that reach to an infinity.
 
     Both ends are reflected into the lower tail, where log Phi(b) + log(1 - Phi(a) / Phi(b)) does not cancel.

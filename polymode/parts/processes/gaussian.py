@@ -13,7 +13,8 @@ third line is the posterior of Ho et al. 2020 (arXiv:2006.11239, eqs. 6 and 7) i
 flow matching (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003), `Trigonometric` the circle of
 Albergo and Vanden-Eijnden 2023 (arXiv:2209.15571).
 A prediction is a fixed combination p x_0 + q eps, so that `coefficients` holds all of them and the conversions follow:
-eps, x0, v = a eps - s x0 (Salimans and Ho 2022, arXiv:2202.00512), the score -eps / s, the velocity a' x0 + s' eps.
+eps, x0, v = (a eps - s x0) / sqrt(a^2 + s^2) (Salimans and Ho 2022, arXiv:2202.00512), the score -eps / s, the
+velocity a' x0 + s' eps.
 Scales are computed in float64 and cast to the data's dtype where they meet it.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -84,18 +86,23 @@ class Steps(NoisePath):
         steps: T.
         schedule: "linear": beta from 1e-4 to 0.02 at T = 1000, other T keep the total noise (Ho et al. 2020); "cosine":
             Nichol and Dhariwal 2021, eq. 17, ended where the linear one ends, at a^2 near 4e-5, and not at 0 with
-            clipped betas: beyond, x0 can't be recovered from a prediction of eps.
+            clipped betas: beyond, x0 can't be recovered from a prediction of eps; or T betas of one's own.
 
     Attributes:
         alpha_bar: (T + 1,) float64, a_k^2 from the data (1) to the noise (near 0).
     """
 
-    def __init__(self, steps: int = 1000, schedule: Schedule = "linear") -> None:
+    def __init__(self, steps: int = 1000, schedule: Schedule | Sequence[float] = "linear") -> None:
+        if not isinstance(schedule, str):
+            self._tabulate(_alpha_bar_of(schedule, steps))
+            return
         require_choice("schedule", schedule, ("linear", "cosine"))
         if steps < 2:
             raise PolymodeError(f"steps={steps}, expected at least 2")
-        self.steps = steps
-        self.alpha_bar = _linear_alpha_bar(steps) if schedule == "linear" else _cosine_alpha_bar(steps)
+        self._tabulate(_linear_alpha_bar(steps) if schedule == "linear" else _cosine_alpha_bar(steps))
+
+    def _tabulate(self, alpha_bar: Tensor) -> None:
+        self.steps, self.alpha_bar = len(alpha_bar) - 1, alpha_bar
         #: log(s / a) of the steps 1 .. T
         self.log_ratios = 0.5 * (torch.log1p(-self.alpha_bar) - self.alpha_bar.log())[1:]
         self.least, self.most = (float(self.log_ratios[i].exp()) for i in (0, -1))
@@ -132,6 +139,13 @@ class Steps(NoisePath):
         return [float(self.log_ratios[k - 1].exp()) for k in sorted({round(float(k)) for k in spread}, reverse=True)]
 
 
+def _alpha_bar_of(betas: Sequence[float], steps: int) -> Tensor:
+    table = torch.tensor(betas, dtype=torch.float64)
+    if len(table) != steps or steps < 2 or not bool(((table > 0) & (table < 1)).all()):
+        raise PolymodeError(f"{len(table)} betas came for steps={steps}, expected as many, between 0 and 1")
+    return torch.cat([table.new_ones(1), torch.cumprod(1 - table, 0)])
+
+
 def _linear_alpha_bar(steps: int) -> Tensor:
     betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
     return torch.cat([betas.new_ones(1), torch.cumprod(1 - betas.clamp(max=0.999), 0)])
@@ -162,13 +176,17 @@ class VP(NoisePath):
         return (-0.5 * total).exp(), (-torch.expm1(-total)).sqrt()
 
     def time(self, ratio: float) -> float:
-        return self._time_of(math.log1p(ratio**2))
+        return float(self.times(torch.tensor(ratio, dtype=torch.float64)))
 
-    def _time_of(self, total: float) -> float:
-        """The time by which beta has added up to `total`."""
+    def times(self, ratios: Tensor) -> Tensor:
+        """`time` of many."""
+        return self._times_of(torch.log1p(ratios.double().square()))
+
+    def _times_of(self, total: Tensor) -> Tensor:
+        """The times by which beta has added up to `total`."""
         slope = self.end - self.start
         # the other form of the root, which does not cancel near 0
-        return min(1.0, 2 * total / (self.start + math.sqrt(self.start**2 + 2 * slope * total)))
+        return (2 * total / (self.start + (self.start**2 + 2 * slope * total).sqrt())).clamp(max=1.0)
 
 
 class SubVP(VP):
@@ -182,8 +200,8 @@ class SubVP(VP):
         total = self._integral(t)
         return (-0.5 * total).exp(), -torch.expm1(-total)
 
-    def time(self, ratio: float) -> float:
-        return self._time_of(2 * math.asinh(ratio / 2))  # (1 - a^2) / a = 2 sinh(-log a)
+    def times(self, ratios: Tensor) -> Tensor:
+        return self._times_of(2 * (ratios.double() / 2).asinh())  # (1 - a^2) / a = 2 sinh(-log a)
 
     def scales_at(self, ratio: float) -> tuple[float, float]:
         a = math.exp(-math.asinh(ratio / 2))
@@ -204,6 +222,10 @@ class VE(NoisePath):
 
     def time(self, ratio: float) -> float:
         return min(1.0, max(0.0, math.log(ratio / self.least) / math.log(self.most / self.least)))
+
+    def times(self, ratios: Tensor) -> Tensor:
+        """`time` of many."""
+        return ((ratios.double() / self.least).log() / math.log(self.most / self.least)).clamp(0, 1)
 
     def scales_at(self, ratio: float) -> tuple[float, float]:
         return 1.0, ratio
@@ -287,7 +309,8 @@ def coefficients(
         case "x0":
             return 1.0, 0.0
         case "v":
-            return -s, a
+            scale = (a**2 + s**2).rsqrt()  # of unit variance on every path
+            return -s * scale, a * scale
         case "score":
             return 0.0, -1 / s
         case "velocity":

@@ -82,6 +82,16 @@ class HasReverseAIS(ABC):
         """log Z by reverse annealing from the model's own samples; ``condition`` is one row."""
 
 
+class HasRowPartitions(ABC):
+    """A model whose condition has a log Z of its own, many of which are found at once."""
+
+    @abstractmethod
+    def log_partitions(
+        self, condition: Condition, *, generator: torch.Generator | None = None, seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(log Z, its standard error) of every row, (B,) each."""
+
+
 def temperatures(stages: int, power: float = 1.0) -> Tensor:
     """Inverse temperatures (j / J)^power for j = 0 .. J, float64; a power above 1 puts them closest to the base."""
     if stages < 1:
@@ -124,6 +134,31 @@ def estimate(log_weights: Tensor) -> tuple[float, float, float]:
     mean = ratios.mean()
     error = ratios.std() / mean / math.sqrt(len(ratios))
     return float(top + mean.log()), float(error), float(ratios.sum().square() / ratios.square().sum())
+
+
+def estimate_rows(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """`estimate` of many targets at once: (log of the mean of exp, its standard error), (R,) each, of weights (R, S).
+
+    The log of a mean of few weights is too low by half its squared standard error, to second order in Taylor's
+    expansion of log. One target's is lost in its own noise; that of the sum over many is not, and would make a model
+    look better by it, so it is added here.
+
+    Raises:
+        PolymodeError: as `estimate`.
+    """
+    if log_weights.shape[1] < 2:
+        raise PolymodeError(f"{log_weights.shape[1]} weights a row came to annealed importance sampling, expected 2")
+    top = log_weights.amax(1, keepdim=True)
+    if not torch.isfinite(top).all():
+        bad = int((~torch.isfinite(top)).sum())
+        raise PolymodeError(
+            f"the largest log weight of annealed importance sampling is not finite in {bad} of {len(top)} rows; take "
+            "more temperatures, or look for infinite energies"
+        )
+    ratios = (log_weights - top).exp()
+    mean = ratios.mean(1)
+    error = ratios.std(1) / mean / math.sqrt(ratios.shape[1])
+    return top.squeeze(1) + mean.log() + 0.5 * error.square(), error
 
 
 def forward(v: Tensor, betas: Tensor, step: Step, *, log_z_base: float = 0.0) -> Annealed:

@@ -11,6 +11,7 @@
     predictor_corrector   with Langevin steps after each                         Song et al. 2021 (arXiv:2011.13456)
     annealed_langevin   Langevin steps alone, level after level                   Song and Ermon 2019 (arXiv:1907.05600)
     restart             heun, with stretches done again from fresh noise              Xu et al. 2023 (arXiv:2306.14878)
+    multistep           z_s = x0 + s noise: what consistency models are for  Song et al. 2023 (arXiv:2303.01469), alg. 1
     ode                 the probability flow at a tolerance                                       `parts/solvers/ode.py`
 
 In z = x_t / a the path of any model is x_0 + r eps (`parts/processes/gaussian.py`), so every sampler serves every
@@ -38,11 +39,13 @@ from polymode.parts.processes.gaussian import posterior
 from polymode.parts.solvers import ode as solvers
 
 Denoise = Callable[[Tensor, float], Tensor]
+#: (i, z) -> x_0 and the variance, of all or of each entry, of the step from the i-th level to the next
+Reverse = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 Levels = Sequence[float]
 Spacing = Literal["time", "karras", "log"]
 Name = Literal[
     "ancestral", "ddim", "euler", "heun", "dpmpp_2m", "dpmpp_3m", "dpmpp_sde", "unipc", "euler_maruyama",
-    "predictor_corrector", "annealed_langevin", "restart", "ode",
+    "predictor_corrector", "annealed_langevin", "restart", "ode", "multistep",
 ]  # fmt: skip
 
 
@@ -59,15 +62,19 @@ def spaced(visits: int, least: float, most: float, spacing: Literal["karras", "l
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
-def ancestral(
-    denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator, *, variances: Sequence[float] | None = None
-) -> Tensor:
-    """A reverse chain; `variances` of its steps in z, the posteriors' own by default."""
-    for i, (r, s) in enumerate(_steps(levels)):
-        k, variance = posterior(r, s)
-        variance = variance if variances is None else variances[i]
-        z = (1 - k) * denoise(z, r) + k * z + math.sqrt(variance) * rng.randn(z.shape, generator, z)
+def ancestral(denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator) -> Tensor:
+    """The reverse chain with the variances of the posteriors."""
+    variances = [z.new_tensor(posterior(r, s)[1]) for r, s in _steps(levels)]
+    z = chain(lambda i, z: (denoise(z, levels[i]), variances[i]), z, levels, generator)
     return denoise(z, levels[-1])
+
+
+def chain(reverse: Reverse, z: Tensor, levels: Levels, generator: torch.Generator) -> Tensor:
+    """z at the last level of a reverse chain whose steps have variances of their own."""
+    for i, (r, s) in enumerate(_steps(levels)):
+        k, (x0, variance) = posterior(r, s)[0], reverse(i, z)
+        z = (1 - k) * x0 + k * z + variance.sqrt() * rng.randn(z.shape, generator, z)
+    return z
 
 
 def ddim(denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator, *, eta: float = 0.0) -> Tensor:
@@ -80,6 +87,14 @@ def ddim(denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator
         if fresh > 0:
             z = z + fresh * rng.randn(z.shape, generator, z)
     return denoise(z, levels[-1])
+
+
+def multistep(denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator) -> Tensor:
+    """Every level begins anew from the last prediction under fresh noise; of one level, the prediction."""
+    x0 = denoise(z, levels[0])
+    for r in levels[1:]:
+        x0 = denoise(x0 + r * rng.randn(z.shape, generator, z), r)
+    return x0
 
 
 def euler_maruyama(denoise: Denoise, z: Tensor, levels: Levels, generator: torch.Generator) -> Tensor:
@@ -272,7 +287,8 @@ def _langevin(denoise: Denoise, z: Tensor, r: float, snr: float, generator: torc
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     f.__name__: f
     for f in (
-        ancestral, ddim, euler, heun, dpmpp_2m, dpmpp_3m, dpmpp_sde, unipc, euler_maruyama, predictor_corrector,
+        ancestral, ddim, multistep, euler, heun, dpmpp_2m, dpmpp_3m, dpmpp_sde, unipc, euler_maruyama,
+        predictor_corrector,
         annealed_langevin, restart, ode,
     )
 }  # fmt: skip
@@ -284,6 +300,12 @@ def run(name: str, denoise: Denoise, z: Tensor, levels: Levels, generator: torch
     Raises:
         PolymodeError: no such sampler, or an option that it does not have.
     """
+    given = known_options(name, options)  # before the name is looked up
+    return SAMPLERS[name](denoise, z, levels, generator, **given)
+
+
+def known_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Those that are given, or PolymodeError where there is no such sampler, or no such option of it."""
     require_choice("sampler", name, get_args(Name))
     given = {key: value for key, value in options.items() if value is not None}
     known = [key for key, p in inspect.signature(SAMPLERS[name]).parameters.items() if p.kind is p.KEYWORD_ONLY]
@@ -291,4 +313,4 @@ def run(name: str, denoise: Denoise, z: Tensor, levels: Levels, generator: torch
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise PolymodeError(f"sampler={name!r} has no option {key!r}; {has}")
-    return SAMPLERS[name](denoise, z, levels, generator, **given)
+    return given

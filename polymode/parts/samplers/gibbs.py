@@ -8,17 +8,15 @@ randomness, so one sampler serves Boltzmann machines of every kind.
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import Any
 
 from polymode.core.errors import PolymodeError
 
-Draw = Callable[[Tensor], Tensor]
+#: from one block to the other; a block is a tensor, or several
+Draw = Callable[[Any], Any]
 
 
-def block_gibbs(
-    hidden: Tensor, steps: int, *, visible_given_hidden: Draw, hidden_given_visible: Draw
-) -> tuple[Tensor, Tensor]:
+def block_gibbs(hidden: Any, steps: int, *, visible_given_hidden: Draw, hidden_given_visible: Draw) -> tuple[Any, Any]:
     """`steps` sweeps from `hidden` (B, H): (visible, hidden) of the last sweep, in which visible was drawn first.
 
     Args:

@@ -49,10 +49,16 @@ def state_at(energy: Energy, y: Tensor) -> State:
 Kernel = Callable[[Energy, State, float, torch.Generator], tuple[State, Tensor]]
 
 
-def langevin_step(energy: Energy, state: State, step_size: float, generator: torch.Generator) -> tuple[State, Tensor]:
-    """An unadjusted step: right only as the step size goes to 0."""
-    noise = rng.randn(state.y.shape, generator, state.y)
-    y = state.y - 0.5 * step_size**2 * state.gradient + step_size * noise
+def langevin_step(
+    energy: Energy, state: State, step_size: float, generator: torch.Generator, *, noise: float = 1.0
+) -> tuple[State, Tensor]:
+    """An unadjusted step: right only as the step size goes to 0.
+
+    Args:
+        noise: a factor on xi; below 1 chains are those of the energy over noise^2, a colder one.
+    """
+    xi = rng.randn(state.y.shape, generator, state.y)
+    y = state.y - 0.5 * step_size**2 * state.gradient + noise * step_size * xi
     return state_at(energy, y), torch.ones((), device=y.device, dtype=y.dtype)
 
 
@@ -62,7 +68,7 @@ def mala_step(energy: Energy, state: State, step_size: float, generator: torch.G
     proposed = state_at(energy, state.y - 0.5 * step_size**2 * state.gradient + step_size * noise)
     back = (state.y - proposed.y + 0.5 * step_size**2 * proposed.gradient) / step_size
     log_ratio = state.energy - proposed.energy + 0.5 * (noise.square() - back.square()).sum(1)
-    return _metropolis(state, proposed, log_ratio, generator)
+    return metropolis(state, proposed, log_ratio, generator)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class LatticeKernel:
         log_q_back = self._proposal(proposed, step_size)[0]
         there = log_q.gather(-1, pick).sum((1, 2))
         back = log_q_back.gather(-1, len(move) - 1 - pick).sum((1, 2))
-        return _metropolis(state, proposed, state.energy - proposed.energy + back - there, generator)
+        return metropolis(state, proposed, state.energy - proposed.energy + back - there, generator)
 
     def _proposal(self, state: State, step_size: float) -> tuple[Tensor, Tensor, Tensor]:
         """log q of each move (B, F, M), the moves (M,) in units of y, and the highest move allowed (B, F)."""
@@ -133,7 +139,8 @@ def _accepted(log_ratio: Tensor, generator: torch.Generator) -> Tensor:
     return rng.rand(log_ratio.shape, generator, log_ratio).log() < log_ratio
 
 
-def _metropolis(state: State, proposed: State, log_ratio: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
+def metropolis(state: State, proposed: State, log_ratio: Tensor, generator: torch.Generator) -> tuple[State, Tensor]:
+    """The proposed state of the chains that take it, with min(1, exp(log_ratio)), and the share that did."""
     taken = _accepted(log_ratio, generator)
     rows = taken.unsqueeze(1)
     chosen = State(
@@ -155,9 +162,29 @@ def run(
     return state.y, float(torch.stack(accepted).mean()) if accepted else 1.0
 
 
-def tuned(step_size: float, acceptance: float, rate: float = 0.1) -> float:
+def tuned(step_size: float, acceptance: float, rate: float = 0.1, best: float = BEST_ACCEPTANCE) -> float:
     """A step size moved towards the best acceptance."""
-    return step_size * math.exp(rate * (acceptance - BEST_ACCEPTANCE))
+    return step_size * math.exp(rate * (acceptance - best))
+
+
+def annealed(
+    base: Energy,
+    excess: Energy,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    temperatures: int,
+    step_size: float,
+    generator: torch.Generator,
+    moves: int = 1,
+) -> tuple[Tensor, float]:
+    """Chains led from draws ``y`` of the base towards the target, the step size tuned on the way: (positions, size).
+
+    Nothing is weighed, so that they are draws of the target only as the stages grow many.
+    """
+    path = _Path(base, excess, kernel, moves, generator)
+    y, sizes = path.led_up(y, ais.temperatures(temperatures, 2.0), step_size)
+    return y, sizes[1.0]
 
 
 def annealed_log_partition(
@@ -183,7 +210,7 @@ def annealed_log_partition(
     """
     path = _Path(base, excess, kernel, moves, generator)
     betas = ais.temperatures(temperatures, 2.0)
-    sizes = path.tuned_sizes(start(generator), betas, step_size)
+    sizes = path.led_up(start(generator), betas, step_size)[1]
     found = ais.forward(start(generator), betas, path.step(sizes))
     return found.log_z, found.std_error
 
@@ -207,7 +234,7 @@ def reverse_annealed_log_partition(
     """
     path = _Path(base, excess, kernel, moves, generator)
     betas = ais.temperatures(temperatures, 2.0)
-    sizes = path.tuned_sizes(start(generator), betas, step_size)
+    sizes = path.led_up(start(generator), betas, step_size)[1]
     return ais.reverse(samples, betas, path.step(sizes), exact_starts=exact_starts)
 
 
@@ -221,8 +248,8 @@ class _Path:
     moves: int
     generator: torch.Generator
 
-    def tuned_sizes(self, y: Tensor, betas: Tensor, size: float) -> dict[float, float]:
-        """The step size of every temperature, tuned on the way up from draws of the base."""
+    def led_up(self, y: Tensor, betas: Tensor, size: float) -> tuple[Tensor, dict[float, float]]:
+        """(where chains from the base end, the step size of every temperature, tuned on their way)."""
         used: dict[float, float] = {}
 
         def step(y: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
@@ -232,8 +259,7 @@ class _Path:
             size = tuned(size, rate, 0.3)
             return torch.zeros(len(y), device=y.device), y
 
-        ais.anneal(y, betas, step)
-        return used
+        return ais.anneal(y, betas, step)[1], used
 
     def step(self, sizes: dict[float, float]) -> ais.Step:
         """A step of annealing at fixed sizes."""

@@ -1,0 +1,1 @@
+"""The web studio: what the command line can do, as pages; built with Gradio over `app.service`."""

@@ -1,0 +1,292 @@
+"""The studio's service side: jobs that survive, lessons that replay, uploads and requests that are refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+import polymode as pm
+from polymode.app.service import workshop
+from polymode.app.service.jobs import Jobs, Runner
+from polymode.app.service.learning import Lesson, make_request, target_density
+from polymode.app.service.sample import sample
+from polymode.app.service.schemas import FitRequest, SampleRequest, make
+from polymode.app.service.workshop import Kept, Shelf
+from polymode.core.errors import DataError, PolymodeError
+
+WEIGHTS = [math.exp(-(((i - 8) / 4) ** 2) / 2) + 0.05 for i in range(24)]
+
+
+# -- lessons -----------------------------------------------------------------------------------------------------------
+def test_the_divergence_from_a_histogram_falls_at_every_frame_and_replays():
+    """At no less than 95 % of frames, and below 0.01 at the end; the same from a seed."""
+    request = make_request(
+        target="histogram", model="made", weights=WEIGHTS, steps=160, every=4, settings={"hidden": (32,)}
+    )
+    first, again = (list(Lesson(request).frames()) for _ in range(2))
+    values = [frame.distance for frame in first]
+    assert first[0].step == 0
+    assert first[-1].step == 160
+    assert values[0] > 0.1
+    assert values[-1] < 0.01
+    assert sum(b <= a for a, b in itertools.pairwise(values)) >= 0.95 * (len(values) - 1)
+    assert values == [frame.distance for frame in again]
+    assert all((a.samples == b.samples).all() for a, b in zip(first, again, strict=True))
+    # the number is the divergence of the bars that are shown
+    p, q = target_density(request), first[-1].density
+    assert sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0) == pytest.approx(values[-1])
+
+
+def test_a_lesson_waits_for_each_frame_and_ends_when_it_is_closed():
+    lesson = Lesson(make_request(target="moons", model="realnvp", steps=40, every=10, settings={"hidden": (8,)}))
+    frames = [lesson.next(), lesson.next()]
+    assert [f.step for f in frames] == [0, 10]
+    assert frames[1].density.shape == (64, 64)
+    lesson.close()
+    assert lesson.next() is None
+
+
+def test_one_without_a_likelihood_is_measured_by_its_samples():
+    frames = list(Lesson(make_request(target="8gaussians", model="gan", steps=4, every=4)).frames())
+    assert frames[-1].density is None
+    assert "sliced Wasserstein" in frames[-1].meaning
+    fitted = list(Lesson(make_request(target="8gaussians", model="gmm")).frames())
+    assert len(fitted) == 1
+    assert fitted[0].distance < 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"target": "8gausians"}, "did you mean"), ({"model": "realnpv"}, "did you mean"),
+        ({"model": "gru"}, "can't take"), ({"steps": 0}, "steps"),
+        ({"target": "histogram", "model": "made", "weights": [0.0, 0.0]}, "draw a bar"),
+        ({"target": "histogram", "model": "made", "weights": [1.0]}, "2 to 128"),
+        ({"settings": {"hiden": 3}}, "did you mean"),
+    ],
+)  # fmt: skip
+def test_what_can_t_be_watched_is_refused(values, sentence):
+    with pytest.raises(PolymodeError, match=sentence):
+        Lesson(make_request(**values))
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+def request_for(out: Path, **training) -> FitRequest:
+    return make(
+        FitRequest,
+        {"data": "digits", "model": "realnvp", "out": str(out), "settings": {"hidden": (16,)}, "report": False,
+         "training": {"checkpoint_every": 10, **training}},
+    )  # fmt: skip
+
+
+def wait_for(jobs: Jobs, number: int, *states: str, seconds: float = 90) -> str:
+    deadline = time.monotonic() + seconds
+    while (state := jobs.get(number).state) not in states:
+        assert time.monotonic() < deadline, f"still {state}: {jobs.get(number)}"
+        time.sleep(0.1)
+    return state
+
+
+def test_jobs_run_one_after_another_and_a_mistake_is_told_before(tmp_path):
+    jobs = Jobs(tmp_path / "jobs.sqlite")
+    with pytest.raises(PolymodeError, match="no model"):
+        jobs.add(make(FitRequest, {"data": "digits", "out": str(tmp_path / "x")}))
+    with pytest.raises(PolymodeError, match="there is no job 7"):
+        jobs.get(7)
+    one = jobs.add(request_for(tmp_path / "one", steps=3))
+    with pytest.raises(PolymodeError, match="already"):
+        jobs.add(request_for(tmp_path / "one", steps=3))
+    two = jobs.add(request_for(tmp_path / "two", steps=3))
+    assert jobs.stop(two.id).state == "stopped"
+    runner = Runner(jobs)
+    runner.start()
+    try:
+        assert wait_for(jobs, one.id, "done", "failed") == "done"
+    finally:
+        runner.close()
+    assert (tmp_path / "one" / "model.safetensors").is_file()
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_job_is_stopped_goes_on_and_survives_the_death_of_its_server(tmp_path):
+    jobs = Jobs(tmp_path / "jobs.sqlite")
+    job = jobs.add(request_for(tmp_path / "run", minutes=10))
+    runner = Runner(jobs)
+    runner.start()
+    metrics = tmp_path / "run" / "trainer.pt"
+    deadline = time.monotonic() + 90
+    while not metrics.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    begun = time.monotonic()
+    jobs.stop(job.id)
+    assert jobs.get(job.id).state == "stopping"
+    assert time.monotonic() - begun < 1
+    wait_for(jobs, job.id, "stopped")
+    again = jobs.go_on(job.id)
+    wait_for(jobs, again.id, "running")
+    deadline = time.monotonic() + 60
+    while jobs.get(again.id).pid is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # the server dies in the middle: its process too, as when the machine goes down
+    pid = jobs.get(again.id).pid
+    runner.ended.set()
+    os.kill(pid, signal.SIGKILL)
+    runner.join(30)
+    jobs.set(again.id, "running", pid=pid)
+    settled = Jobs(tmp_path / "jobs.sqlite").recover()
+    assert [(j.id, j.state, j.message) for j in settled] == [(again.id, "queued", "resumed after a restart")]
+    assert settled[0].request["resume"]
+
+
+def test_a_failure_is_told(tmp_path):
+    jobs = Jobs(tmp_path / "jobs.sqlite")
+    job = jobs.add(request_for(tmp_path / "run", steps=3))
+    jobs.set(job.id, "queued", request=json.dumps(job.request | {"settings": {"hidden": [-3]}}))
+    runner = Runner(jobs)
+    runner.start()
+    try:
+        assert wait_for(jobs, job.id, "done", "failed") == "failed"
+    finally:
+        runner.close()
+    assert jobs.get(job.id).message
+
+
+# -- runs, uploads, recipes --------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    data = pm.data.load("digits")
+    pm.fit(pm.create("ppca", data.spec, seed=0), data, out=root / "ppca", seed=0)
+    return Shelf(root)
+
+
+def test_names_that_lead_out_are_refused(shelf, tmp_path):
+    assert shelf.names() == ["ppca"]
+    for name in ("../ppca", "/etc", str(shelf.root / "ppca"), "ppca/../../x", "", "nothing", "ppca\x00"):
+        with pytest.raises((PolymodeError, ValueError)):
+            shelf.folder(name)
+    for name in ("../x", "a/b", ".hidden", "", "<script>"):
+        with pytest.raises(PolymodeError, match="no name for a run"):
+            shelf.new(name)
+
+
+def test_a_picture_brings_its_settings_and_the_same_bytes(shelf, tmp_path):
+    request = SampleRequest(run=str(shelf.folder("ppca")), n=6, seed=11, out=str(tmp_path / "a.png"))
+    sample(request)
+    found = workshop.recipe_of(tmp_path / "a.png", shelf)
+    assert found == {"run": "ppca", "n": 6, "seed": 11, "label": None, "options": {}}
+    kept = Kept()
+    sample(request.model_copy(update={"out": str(tmp_path / "b.png")}), load=kept)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert kept(shelf.folder("ppca")) is kept(shelf.folder("ppca"))
+    plain = tmp_path / "plain.png"
+    pytest.importorskip("PIL.Image").new("L", (4, 4)).save(plain)
+    with pytest.raises(PolymodeError, match="carries no recipe"):
+        workshop.recipe_of(plain, shelf)
+
+
+def archive(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+        if link is not None:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            made.writestr(info, "/etc/passwd")
+    return path
+
+
+def test_archives_are_opened_and_the_dangerous_refused(tmp_path):
+    good = workshop.opened(archive(tmp_path / "good.zip", {"set/a.txt": b"a" * 90, "set/b.txt": b"b"}), tmp_path)
+    assert sorted(p.name for p in good.iterdir()) == ["a.txt", "b.txt"]
+    before = {p.name for p in tmp_path.iterdir()}
+    bad = {
+        "up": ({"../up.txt": b"x"}, None), "root": ({"/root.txt": b"x"}, None), "drive": ({"C:\\x.txt": b"x"}, None),
+        "link": ({"a.txt": b"x"}, "passwd"), "bomb": ({"zeros": bytes(40 * 2**20)}, None),
+    }  # fmt: skip
+    for name, (members, link) in bad.items():
+        path = archive(tmp_path / f"{name}.zip", members, link)
+        with pytest.raises(DataError):
+            workshop.opened(path, tmp_path)
+        path.unlink()
+    (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(DataError, match="no archive"):
+        workshop.opened(tmp_path / "torn.zip", tmp_path)
+    (tmp_path / "torn.zip").unlink()
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_a_picture_of_absurd_size_is_refused(tmp_path):
+    header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "huge.png").write_bytes(png)
+    with pytest.raises(DataError):
+        workshop.check_picture(tmp_path / "huge.png")
+
+
+def test_every_model_explains_itself():
+    from polymode import catalogue
+
+    for row in catalogue.MODELS:
+        found = workshop.explained(row.name)
+        assert found["text"]
+        assert (Path(pm.__file__).parents[1] / found["file"]).is_file()
+        untold = [o["option"] for o in found["options"] if not o["meaning"]]
+        assert not untold, f"{row.name} does not say what {untold} are"
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+def test_an_address_for_others_needs_a_password():
+    for words in (["--host", "0.0.0.0"], ["--auth", "me:short"], ["--auth", "nobody"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "polymode", "studio", *words], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("polymode: ")
+        assert "--auth" in done.stderr
+
+
+def test_requests_of_other_origins_and_names_are_refused():
+    anyio = pytest.importorskip("anyio")
+    from polymode.app.studio.server import LOOPBACK, Guard
+
+    async def inside(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"in"})
+
+    def asked(method: str, **headers: str) -> tuple[int, dict[bytes, bytes]]:
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+        scope = {"type": "http", "method": method, "path": "/", "headers": raw}
+        anyio.run(Guard(inside, LOOPBACK), scope, None, send)
+        return sent[0]["status"], dict(sent[0]["headers"])
+
+    here = {"host": "127.0.0.1:7860"}
+    status, headers = asked("GET", **here)
+    assert status == 200
+    assert b"default-src 'self'" in headers[b"content-security-policy"]
+    assert asked("POST", **here, origin="http://127.0.0.1:7860")[0] == 200
+    assert asked("POST", **here, origin="https://evil.example")[0] == 403
+    assert asked("POST", **here, origin="null")[0] == 403
+    assert asked("POST", **here, sec_fetch_site="cross-site")[0] == 403
+    assert asked("GET", host="evil.example")[0] == 400
