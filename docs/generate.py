@@ -1,4 +1,5 @@
-"""Writes the generated pages: docs/models.md and docs/metrics.md from their tables, RESULTS.md from results/*.json."""
+"""Writes the generated pages: docs/models.md and docs/metrics.md from their tables, RESULTS.md and the table of
+docs/compression.md from results/*.json."""
 
 from __future__ import annotations
 
@@ -112,6 +113,22 @@ def results_page() -> str:
     return "\n".join(lines)
 
 
+def compression_page() -> str:
+    """docs/compression.md as it is, its table from what the benchmark measured."""
+    sizes: dict[tuple[str, str], dict[str, str]] = {}
+    for m in json.loads((ROOT / "results" / "bench_compression.json").read_text(encoding="utf-8")):
+        if m["metric"].startswith("bits a value"):
+            own = sizes.setdefault((m["data"], m["protocol"].partition(", ")[0]), {})
+            own[m["metric"].rpartition(", ")[2]] = f"{m['value']:.4g}"
+    codecs = list(dict.fromkeys(name for own in sizes.values() for name in own))
+    lines = [f"| data | by | {' | '.join(codecs)} |", "|---|---|" + "---|" * len(codecs)]
+    for (data, who), own in sizes.items():
+        lines.append(f"| {data} | {who} | {' | '.join(own.get(name, '') for name in codecs)} |")
+    page = (ROOT / "docs" / "compression.md").read_text(encoding="utf-8")
+    start, end = page.index("-->", page.index("<!-- generated")) + 3, page.index("<!-- end -->")
+    return "\n".join([page[:start], "", *lines, "", page[end:]])
+
+
 def versions(measurement: dict) -> str:
     """Package versions of a measurement in one line."""
     return ", ".join(f"{k} {v}" for k, v in measurement["versions"].items())
@@ -120,6 +137,7 @@ def versions(measurement: dict) -> str:
 PAGES = {
     ROOT / "docs" / "models.md": models_page,
     ROOT / "docs" / "metrics.md": metrics_page,
+    ROOT / "docs" / "compression.md": compression_page,
     ROOT / "RESULTS.md": results_page,
 }
 

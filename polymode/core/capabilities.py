@@ -385,8 +385,9 @@ class Continues(Capability):
     """Draws symbol after symbol, so that `sample` can begin with given ones and end early.
 
     `sample` takes, beside what all take: ``prefix``, symbols (P,) for all, (n, P), or a list of lists; ``length``, how
-    many symbols of a datum are drawn, the given ones among them; ``stop``, ``allowed``, ``beams`` and the other options
-    of `parts.samplers.decoding`.
+    many symbols of a datum are drawn, the given ones among them; ``watch``, a function that is told the number of the
+    first row that is being drawn and the symbols (m, t) of it and those after it, after each symbol; ``stop``,
+    ``allowed``, ``beams`` and the other options of `parts.samplers.decoding`.
     """
 
 

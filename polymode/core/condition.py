@@ -145,6 +145,11 @@ class Condition:
             dropped = dropped | self.dropped
         return replace(self, dropped=dropped)
 
+    def withheld(self) -> Condition:
+        """The condition with that of every row withheld."""
+        kept = getattr(self, self.kinds[0])
+        return replace(self, dropped=torch.ones(len(self), dtype=torch.bool, device=kept.device))
+
 
 def label(values: int | list[int] | Tensor, n: int | None = None) -> Condition:
     """A condition by class label: one label for n rows, or one label a row."""

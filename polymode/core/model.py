@@ -141,16 +141,13 @@ class GenerativeModel(nn.Module, Capability):
         self._check_options("sample", self._sample, options)
         condition = self.check_condition(condition, n)
         g = rng.resolve(generator, seed)
+        pieces = []
         with self._evaluating():
-            pieces = [
-                self._sample(
-                    min(batch_size, n - i),
-                    None if condition is None else condition[i : i + batch_size],
-                    g,
-                    **options,
-                ).cpu()
-                for i in range(0, n, batch_size)
-            ]
+            for i in range(0, n, batch_size):
+                rows = slice(i, i + batch_size)
+                own = {k: v[rows] if isinstance(v, Condition) and len(v) == n else v for k, v in options.items()}
+                given = None if condition is None else condition[rows]
+                pieces.append(self._sample(min(batch_size, n - i), given, g, **own).cpu())
         return torch.cat(pieces).to(self.spec.dtype)
 
     @abstractmethod

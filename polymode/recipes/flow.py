@@ -44,5 +44,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("hmm_shakespeare", "hmm", "tinyshakespeare", characters(None), reading={"length": 128, "stride": 128},
            settings={"max_iterations": 15, "restarts": 2}, cost="1 min, one core"),
     Recipe("chow_liu_asia", "chow_liu", "asia", (Measure("density_kl"), Measure()), cost="1 s, one core"),
-    Recipe("ppca_digits", "ppca", "digits", (Measure(unit="bits/symbol"),), condition="none", cost="1 s, one core"),
+    *(
+        Recipe(f"{model}_digits", model, "digits", (Measure(unit="bits/symbol"),), condition="none", cost="10 s")
+        for model in ("ppca", "factor_analysis", "gaussian", "gmm", "kde", "histogram", "chow_liu")
+    ),
 )  # fmt: skip

@@ -98,14 +98,15 @@ def upscale(
 
     Raises:
         CapabilityError: a model with neither way.
-        PolymodeError: a factor that does not lead to the size of the model's pictures.
+        PolymodeError: a factor that does not lead to the size of the model's pictures, or a condition for a model that
+            learned it, which is told the picture alone.
     """
     _need_pictures(model)
     if (source := learned_source(model)) is not None and source.shape != model.spec.shape:
         wanted = model.spec.shape[1] // source.shape[1]
         if factor != wanted:
             raise PolymodeError(f"factor={factor}, and the model learned to enlarge {wanted} times")
-        return _translated(model, small, rng.resolve(generator, seed), options)
+        return _translated(model, small, condition, rng.resolve(generator, seed), options)
     operator = operators.downscale(model.spec.shape, factor)
     return restore(model, small, operator, condition, generator=generator, seed=seed, **options)
 
@@ -148,13 +149,14 @@ def colourise(
     Raises:
         CapabilityError: a model with no way to do it.
         DataError: a model of grey pictures.
+        PolymodeError: a condition for a model that learned it, which is told the picture alone.
     """
     _need_pictures(model)
     channels = model.spec.shape[0]
     if channels == 1:
         raise DataError(f"the model draws {model.spec}, which has no colours; take one of pictures of three channels")
     if (source := learned_source(model)) is not None and source.shape[0] == 1:
-        return _translated(model, grey, rng.resolve(generator, seed), options)
+        return _translated(model, grey, condition, rng.resolve(generator, seed), options)
     return restore(model, grey, operators.grey(channels), condition, generator=generator, seed=seed, **options)
 
 
@@ -211,8 +213,13 @@ def learned_source(model: GenerativeModel) -> Spec | None:
     return next(iter(model.routes.values()))[0] if isinstance(model, Translates) else None
 
 
-def _translated(model: GenerativeModel, source: Tensor, generator: torch.Generator, options: dict[str, Any]) -> Tensor:
+def _translated(
+    model: GenerativeModel, source: Tensor, condition: Condition | None, generator: torch.Generator,
+    options: dict[str, Any],
+) -> Tensor:  # fmt: skip
     assert isinstance(model, Translates)
+    if condition is not None:
+        raise PolymodeError(f"a condition came, and {type(model).__name__} is told the picture alone; leave it out")
     return torch.cat([model.translate(rows, generator=generator, **options) for rows in source.split(BATCH)])
 
 

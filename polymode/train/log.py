@@ -10,8 +10,7 @@ from typing import Any
 
 from polymode.core.errors import MissingPackageError
 from polymode.core.model import GenerativeModel
-
-METRICS = "metrics.jsonl"
+from polymode.train.history import METRICS, read_history
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,6 @@ class Event:
 Listener = Callable[[Event], None]
 #: looks at a model in evaluation mode at a step; what it returns, if anything, are numbers by name and a sentence or ""
 Watcher = Callable[[GenerativeModel, int], tuple[dict[str, float], str] | None]
-
-
-def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """The entries of a run's metrics.jsonl; a last line cut by a kill is left out."""
-    path = Path(folder) / METRICS
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
 
 
 class Log:

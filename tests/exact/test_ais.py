@@ -177,7 +177,7 @@ def scored(model: RBM, n: int = 20) -> Likelihood:
 
 
 def test_an_estimate_names_both_directions_and_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymode.models.boltzmann._machine.ENUMERABLE", 2)
+    monkeypatch.setattr("polymode.models.boltzmann._likelihood.ENUMERABLE", 2)
     model = machine()
     truth, _ = machine().log_partition(seed=1, method="ais")
     found = scored(model)

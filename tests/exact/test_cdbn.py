@@ -127,6 +127,16 @@ def test_each_stage_moves_its_own_machine_and_begins_at_its_data():
         assert model.begun == i
 
 
+def test_fast_weights_follow_the_gradient_of_their_stage():
+    model = network(algorithm="fpcd").train()
+    model.prepare(X, None, generator())
+    for machine, phase in zip(model.machines, model.phases(), strict=True):
+        phase.loss(X, None, generator()).value.backward()
+        phase.after_step()
+        torch.testing.assert_close(machine.fast_weight, -machine.fast_rate * machine.weight.grad)
+        assert machine.fast_weight.any()
+
+
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(PolymodeError, match="expected as many of each"):
         CDBN(IMAGE, filters=(2, 3), kernel=(2,), pool=(2, 2))
@@ -134,5 +144,7 @@ def test_what_does_not_fit_together_is_refused():
         CDBN(IMAGE, filters=(2,), kernel=(2,), pool=(2,))
     with pytest.raises(PolymodeError, match="does not fit into an image of 1x1"):
         CDBN(IMAGE, filters=(2, 3), kernel=(2, 2), pool=(2, 2))
+    with pytest.raises(PolymodeError, match="expected 2, one a stage"):
+        CDBN(IMAGE, filters=(2, 3), kernel=(2, 1), pool=(2, 1), shares=(1, 2, 1))
     with pytest.raises(PolymodeError, match="each above 0"):
         CDBN(IMAGE, filters=(2, 3), kernel=(2, 1), pool=(2, 1), shares=(1, 0))

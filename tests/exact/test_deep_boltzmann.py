@@ -180,6 +180,18 @@ def test_stages_move_their_own_machine():
     assert int(model.begun) == 1
 
 
+def test_chains_of_a_stage_begin_at_its_data_at_every_temperature():
+    """More chains than data, each under the label that it keeps."""
+    model = shaken(DBN(BITS, LABELS[1], hidden=(3, 4), chains=6, algorithm="tempering"))
+    x = all_data(BITS)[:3]
+    model.prepare(x, condition_of(1, 3), generator())
+    loss = model.phases()[1].loss(x, condition_of(1, 3), generator())
+    assert int(model.begun) == 1
+    assert model.top.chain_state.shape == (6 * len(model.top.betas), 4)
+    assert model.top.chain_state.any()
+    assert loss.per_example.isfinite().all()
+
+
 def test_samples_of_a_belief_network_are_its_distribution():
     model = shaken(DBN(BITS, hidden=(3, 4), algorithm="cd"), size=0.8)
     x = all_data(BITS)

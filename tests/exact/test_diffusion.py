@@ -15,6 +15,7 @@ from polymode.core.errors import PolymodeError
 from polymode.parts.nn.unet import UNet
 from polymode.parts.processes import gaussian as process
 from polymode.parts.processes.decoder import GaussianDecoder
+from polymode.parts.processes.times import RATE, STRETCHES, remember, stratified
 from tests.zoo import SPECS, data
 
 SCHEDULES = ("linear", "cosine")
@@ -306,6 +307,24 @@ def test_guidance_of_one_is_conditional_and_of_zero_unconditional():
     plain = create("ddpm", specs.vector(2), seed=0, widths=(16,))
     with pytest.raises(PolymodeError, match="unconditional"):
         plain.sample(2, seed=0, guidance_scale=2.0)
+    with pytest.raises(PolymodeError, match="unconditional"):
+        plain.sample(2, seed=0, guidance_interval=(0.1, 1.0))
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+def test_times_are_one_in_each_part_and_means_run_by_stretch():
+    u = stratified(250, generator(), torch.zeros(0))
+    even = torch.full((249,), 1 / 250, dtype=torch.float64)
+    torch.testing.assert_close(u.sort().values.diff(), even, rtol=0, atol=1e-6)
+    assert not torch.equal(u, u.sort().values)
+    t = torch.tensor([0.001, 0.005, 0.5, 1.0], dtype=torch.float64)
+    seen = torch.tensor([[1.0, 5.0], [3.0, 5.0], [2.0, 0.0], [8.0, 1.0]])
+    running = torch.ones(STRETCHES, 2)
+    remember(running, t, seen)
+    expected = torch.ones(STRETCHES, 2)
+    for at, mean in ((0, seen[:2].mean(0)), (50, seen[2]), (99, seen[3])):
+        expected[at] += RATE * (mean - 1)
+    torch.testing.assert_close(running, expected)
 
 
 # -- the U-Net ---------------------------------------------------------------------------------------------------------
@@ -334,3 +353,5 @@ def test_a_unet_model_trains_bounds_and_samples_on_odd_images():
     spec.check(model.sample(3, seed=0, sampler="ddim", steps=4))
     with pytest.raises(PolymodeError, match="expected images"):
         create("ddpm", specs.vector(3), backbone="unet")
+    with pytest.raises(PolymodeError, match="backbone_options came with backbone='mlp'; only 'unet2d' has any"):
+        create("ddpm", specs.vector(3), backbone_options={"layers": 1})

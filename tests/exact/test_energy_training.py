@@ -17,6 +17,9 @@ from polymode.core.condition import ConditionSpec, label
 from polymode.core.errors import CapabilityError, ConditionError, PolymodeError
 from polymode.models.energy._drift import drift
 from polymode.models.energy._partition import lattice_points, log_integral
+from polymode.models.energy.score_matching import ScoreMatching
+from polymode.parts import score_matching
+from polymode.parts.solvers.divergence import probes
 from tests.zoo import SPECS, data
 
 LABELS = ConditionSpec(label=3)
@@ -28,6 +31,10 @@ def bumpy(name: str, spec: specs.Spec, condition_spec: ConditionSpec | None = No
     torch.manual_seed(0)
     torch.nn.init.normal_(model.network.last.weight, std=scale)
     return model.double().eval()
+
+
+def score_of(model: ScoreMatching) -> score_matching.Score:
+    return lambda y: model.score_at(y, None)
 
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
@@ -49,7 +56,7 @@ def test_the_denoising_objective_is_the_distance_to_the_noisy_score():
     objective, distance = [], []
     for scale in (0.3, 1.0):
         model = bumpy("score_matching", specs.vector(1), scale=scale, sigma=sigma)
-        objective.append(float((w * model.denoising(y, eps, None)).sum().detach()))
+        objective.append(float((w * score_matching.denoising(score_of(model), y, sigma, eps)).sum().detach()))
         off = model.score_at(grid.unsqueeze(1), None)[:, 0].detach() - truth
         distance.append(0.5 * sigma**2 * float((p * off.square()).sum()))
     assert objective[0] - objective[1] == pytest.approx(distance[0] - distance[1], rel=1e-6)
@@ -60,7 +67,7 @@ def test_slices_of_every_sign_are_the_trace():
     """The mean over all v of entries +-1 of v^T H v is the trace of the Jacobian, by autograd's Hessian."""
     model, y = bumpy("score_matching", specs.vector(3), objective="sliced"), normals(4, 3)
     signs = torch.tensor(list(product([-1.0, 1.0], repeat=3)), dtype=torch.float64)
-    found = model.sliced(y, signs.unsqueeze(1).expand(8, 4, 3), None)
+    found = score_matching.sliced(score_of(model), y, signs.unsqueeze(1).expand(8, 4, 3))
     for row, value in zip(y, found, strict=True):
         hessian = torch.autograd.functional.hessian(lambda z: model.potential(z.unsqueeze(0), None)[0], row)
         slope = torch.autograd.functional.jacobian(lambda z: model.potential(z.unsqueeze(0), None)[0], row)
@@ -78,10 +85,23 @@ def test_the_sliced_objective_is_the_distance_to_the_score():
     objective, distance = [], []
     for scale in (0.3, 1.0):
         model = bumpy("score_matching", specs.vector(1), scale=scale, objective="sliced")
-        values = model.sliced(grid, torch.ones(1, *grid.shape, dtype=torch.float64), None)
+        values = score_matching.sliced(score_of(model), grid, torch.ones(1, *grid.shape, dtype=torch.float64))
         objective.append(float((p * values).sum().detach()))
         distance.append(0.5 * float((p * (model.score_at(grid, None).detach() - truth).square()[:, 0]).sum()))
     assert objective[0] - objective[1] == pytest.approx(distance[0] - distance[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["denoising", "sliced"])
+def test_the_loss_is_the_objective_at_what_the_generator_draws(objective: str):
+    """With the model's own deviation and number of slices."""
+    model = bumpy("score_matching", SPECS["vector/real"], objective=objective, sigma=0.3, slices=3)
+    x = data(model.spec, 8)
+    y, g = model.features(x), rng.generator(0)
+    if objective == "denoising":
+        expected = score_matching.denoising(score_of(model), y, 0.3, rng.randn(y.shape, g, y))
+    else:
+        expected = score_matching.sliced(score_of(model), y, probes(y, 3, g))
+    torch.testing.assert_close(model.loss(x, generator=rng.generator(0)).per_example, expected)
 
 
 @pytest.mark.parametrize("objective", ["denoising", "sliced"])

@@ -17,6 +17,8 @@ from polymode.core.errors import CapabilityError, PolymodeError
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import states
 from polymode.models.boltzmann._machine import BoltzmannMachine
+from polymode.models.boltzmann._units import Gaussian
+from polymode.models.boltzmann.dbm import DBM
 from polymode.models.boltzmann.grbm import GRBM
 from polymode.models.boltzmann.rbm import RBM
 
@@ -116,6 +118,15 @@ def test_log_z_and_the_pseudo_likelihood_by_enumeration(spec: Spec):
 def test_reals_have_no_pseudo_likelihood():
     with pytest.raises(CapabilityError, match="no pseudo-likelihood"):
         GRBM(specs.vector(2)).pseudo_log_likelihood(torch.zeros(1, 2))
+    for name in ("sites", "site_index"):
+        with pytest.raises(NotImplementedError, match=f"Gaussian units list no values of a site, which {name} needs"):
+            getattr(Gaussian(specs.vector(2)), name)(*[torch.zeros(1, 2)] * (name == "site_index"))
+
+
+def test_deep_machines_have_no_pseudo_likelihood():
+    x = torch.zeros(1, 3)
+    with pytest.raises(CapabilityError, match="DBM on vector 3 of binary has no pseudo-likelihood"):
+        DBM(specs.Spec("vector", (3,), specs.Binary()), hidden=(2, 2)).pseudo_log_likelihood(x)
 
 
 # -- chains --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import polymode as pm
 from polymode.core import spec as specs
+from polymode.core.condition import ConditionSpec
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.parts import operators
 from polymode.parts.processes import gaussian as process
@@ -199,8 +200,16 @@ def test_restoring_refuses_what_does_not_fit():
         model.restore(torch.zeros(2, 1, 4, 4), operator, strength=1)
     with pytest.raises(PolymodeError, match="say how much noise"):
         model.restore(torch.zeros(2, 1, 8, 8), operators.Identity())
+    with pytest.raises(PolymodeError, match=r"scale=2\.0 came with method='pigdm', expected 'dps'"):
+        model.restore(torch.zeros(2, 1, 4, 4), operator, method="pigdm", scale=2.0)
+    for said in ({"steps": 3}, {"sampler": "ddim"}, {"resamplings": 2}):
+        with pytest.raises(PolymodeError, match="mean=True is one call of the network"):
+            model.restore(torch.zeros(2, 1, 8, 8), operators.Identity(), noise=20.0, mean=True, **said)
     with pytest.raises(CapabilityError, match="no restore"):
         tasks.upscale(pm.create("histogram", model.spec), torch.zeros(2, 1, 4, 4), 2)
+    learned = pm.create("sr3", model.spec, ConditionSpec(image=(1, 4, 4, 256)), seed=0, widths=(8, 8))
+    with pytest.raises(PolymodeError, match="SR3 is told the picture alone"):
+        tasks.upscale(learned, torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 2, pm.label([0, 1]))
     assert not isinstance(pm.create("ddpm", SPECS["table"], widths=(8,)), pm.Restores)
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from polymode.core.errors import PolymodeError
+from polymode.data.dataset import DataSet
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.features import FeatureSpace
 from polymode.evaluate.measurement import Measurement
@@ -127,12 +128,16 @@ def test_neighbours(c: Comparison) -> Tensor:
     return c.reference.cached("test neighbours", lambda: nearest(plain_real(c).float(), train_features(c), 1)[0][:, 0])
 
 
-def plain_space(c: Comparison) -> FeatureSpace:
+def plain_features(data: DataSet) -> FeatureSpace:
     """Distances between data as they are; for tokens between their bigrams."""
     from polymode.evaluate.features import features_for
 
-    kind = "auto" if c.data.spec.kind == "tokens" else "raw"
-    return c.reference.cached("plain space", lambda: features_for(c.data, kind))
+    return features_for(data, "auto" if data.spec.kind == "tokens" else "raw")
+
+
+def plain_space(c: Comparison) -> FeatureSpace:
+    """The `plain_features` of what is compared, made once."""
+    return c.reference.cached("plain space", lambda: plain_features(c.data))
 
 
 def plain_samples(c: Comparison) -> Tensor:

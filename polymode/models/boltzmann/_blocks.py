@@ -1,14 +1,16 @@
-"""Binomial units and the coin flips of contrastive divergence."""
+"""What machines of bits and counts are made of: draws, sums, every state, and the shares of their stages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from polymode.core import rng
+from polymode.core.errors import PolymodeError
 
 #: above so many flips a number, one draw of a binomial is faster
 MOST_FLIPS = 32
@@ -70,3 +72,11 @@ def states(levels: int, units: int, like: Tensor) -> Tensor:
     """Every state of ``units`` units of ``levels`` values: (levels^units, units)."""
     values = torch.arange(levels, dtype=like.dtype, device=like.device)
     return torch.cartesian_prod(*[values] * units).view(-1, units)
+
+
+def stage_shares(shares: Sequence[float], stages: int) -> list[float]:
+    """The shares of the budget that stages get, checked: as many as there are stages, each above 0."""
+    found = [float(s) for s in shares]
+    if len(found) != stages or min(found) <= 0:
+        raise PolymodeError(f"shares={tuple(found)}: expected {stages}, one a stage, each above 0")
+    return found

@@ -6,8 +6,9 @@ neighbours belong to the other kind, so that in terms of `_restricted`
     F(v) = -log m(v) - b.v - sum_j (softplus(a_j) - (a_j - c_j) / 2) is closed,  a = c + W (v - mu),
     W holding the blocks W_l between s_l and s_l+1, and nothing where layers are no neighbours.
 
-Chains, annealing and enumeration are those of a restricted machine. But data show only a part of v. Of the rest r
-(layers of bits at even places; a condition that is withheld) there is a factorial posterior by mean field,
+Chains and enumeration are those of a restricted machine; annealing sums the even layers out. But data show only a part
+of v. Of the rest r (layers of bits at even places; a condition that is withheld) there is a factorial posterior by mean
+field,
 
     q(r) = prod p(r_l | eta_l),  eta_l = b_l + (sigmoid(a(x, E r)) - 1/2) W_l       (`mean_field`, a fixed point)
     log sum_r exp(-F(x, r)) >= -F(x, E r) + sum_l (A_l(eta_l) - eta_l.E r_l)        (`bound`: mean field of all layers)
@@ -32,12 +33,12 @@ from torch.nn import functional as F
 
 from polymode.core.capabilities import HasEnergyBound, HasFilters
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import PolymodeError
+from polymode.core.errors import CapabilityError, PolymodeError
 from polymode.core.spec import Binary, Spec
 from polymode.models.boltzmann._blocks import SoftplusSum, flips
-from polymode.models.boltzmann._machine import Fields, Known
+from polymode.models.boltzmann._likelihood import Fields
 from polymode.models.boltzmann._restricted import RestrictedMachine
-from polymode.models.boltzmann._units import Beta, Counts, Units
+from polymode.models.boltzmann._units import Beta, Counts, Known, Units, kept
 from polymode.parts.samplers import ais
 
 #: numbers of draws of q that are weighed at once
@@ -95,13 +96,6 @@ class Joined(Units):
         """What is known of the first part; nothing else is."""
         shown = self.parts[0].spread(mask)
         return F.pad(shown, (0, self.size - shown.shape[1]))
-
-    def sites(self) -> Iterator[tuple[slice, Tensor]]:
-        start = 0
-        for part in self.parts:
-            for block, values in part.sites():
-                yield slice(start + block.start, start + block.stop), values
-            start += part.size
 
     def every_state(self) -> Tensor:
         tables = [part.every_state() for part in self.parts]
@@ -214,9 +208,7 @@ class DeepMachine(RestrictedMachine, HasEnergyBound):
         known = self.held(condition, len(v))
         # what data send up is the same in every round
         fixed = self._from_shown(v, c)
-        rest = self.mean[self.shown :].expand(len(v), -1)
-        if known is not None:
-            rest = torch.where(known[1], known[0], rest)
+        rest = kept(self.mean[self.shown :].expand(len(v), -1), known)
         on = self.hidden_input(rest, fixed, 1).sigmoid()
         done, change = 0, float("inf")
         while done < rounds and change > tolerance:
@@ -232,8 +224,7 @@ class DeepMachine(RestrictedMachine, HasEnergyBound):
         return c + F.pad(sent, (0, self.hidden - sent.shape[1]))
 
     def _rest_means(self, eta: Tensor, known: Known | None) -> Tensor:
-        rest = torch.cat([part.mean(e) for part, e in self._rest_parts(eta)], -1)
-        return rest if known is None else torch.where(known[1], known[0], rest)
+        return kept(torch.cat([part.mean(e) for part, e in self._rest_parts(eta)], -1), known)
 
     def _rest_parts(self, values: Tensor) -> list[tuple[Units, Tensor]]:
         """The even layers but the first, and what is theirs of (..., R)."""
@@ -273,9 +264,7 @@ class DeepMachine(RestrictedMachine, HasEnergyBound):
             drawn = [
                 part.draw(eta.repeat(s, 1), generator).view(s, *eta.shape) for part, eta in self._rest_parts(q.eta)
             ]
-            rest = torch.cat(drawn, -1)  # (S, B, R)
-            if known is not None:
-                rest = torch.where(known[1], known[0], rest)
+            rest = kept(torch.cat(drawn, -1), known)  # (S, B, R)
             a = self.hidden_input(rest, fixed, 1)  # (S, B, H)
             softplus = SoftplusSum.apply(a.flatten(0, 1))[0].view(s, -1)
             total = shown + (rest * b[..., self.shown :]).sum(-1) + softplus - 0.5 * (a - c).sum(-1)
@@ -297,46 +286,20 @@ class DeepMachine(RestrictedMachine, HasEnergyBound):
             base = self.units.parts[0].fit(self.units.encode(x))
             self.base_bias[: self.shown] = base
             self.visible_bias[: self.shown] = base
-            fields = self._at_all_betas(self.fields(self.chain_condition))
-            drawn = self.base_draws(len(self.chain_state), generator)
-            self.chain_state.copy_(self.draw_state(drawn, None, fields, generator))
+            self.begin_chains(self.base_draws(len(self.chain_state), generator), generator)
 
-    def _clamped(self, known: Known | None, n: int, shown: Known | None = None) -> Known | None:
-        """What is known of all of v, of what is known of the rest and of what is shown; None where nothing is."""
+    def clamped(self, condition: Condition | None, n: int, shown: Known | None = None) -> Known | None:
+        """What is known of all of v: of data what is ``shown``, of the rest what is held; None where nothing is."""
+        known = self.held(condition, n)
         if known is None and shown is None:
             return None
         values = torch.zeros(n, self.units.size, dtype=self.dtype, device=self.device)
         mask = torch.zeros(n, self.units.size, dtype=torch.bool, device=self.device)
         if shown is not None:
-            values[:, : self.shown], mask[:, : self.shown] = shown
+            values[:, : self.shown], mask[:, : self.shown] = shown[0], shown[1][:, : self.shown]
         if known is not None:
             values[:, self.shown :], mask[:, self.shown :] = known
         return values, mask
-
-    def draws(self, n: int, condition: Condition | None, generator: torch.Generator, steps: int = 200) -> Tensor:
-        fields = self.fields(condition)
-        state = self.starts(n, condition, fields, generator)
-        return self.walk(state, fields, steps, generator, self._clamped(self.held(condition, n), n))[0]
-
-    def _watch(self, n: int, condition: Condition | None, generator: torch.Generator, every: int) -> Iterator[Tensor]:
-        fields, v, known = self.fields(condition), self.base_draws(n, generator), self.held(condition, n)
-        clamped = self._clamped(known, n)
-        v = v if clamped is None else torch.where(clamped[1], clamped[0], v)
-        state = self.draw_state(v, None, fields, generator)
-        while True:
-            yield self.units.decode(v)
-            v, state = self.walk(state, fields, every, generator, clamped)
-
-    def _complete(
-        self, x: Tensor, mask: Tensor, condition: Condition | None, generator: torch.Generator, *, steps: int = 200
-    ) -> Tensor:
-        n, fields = len(x), self.fields(condition)
-        shown = self.units.encode(x), self.units.parts[0].spread(mask.flatten(1))
-        known = self._clamped(self.held(condition, n), n, shown)
-        assert known is not None
-        guess = torch.where(known[1], known[0], self.base_draws(n, generator))
-        state = self.draw_state(guess, None, fields, generator)
-        return self.units.decode(self.walk(state, fields, steps, generator, known)[0])
 
     # -- log Z -----------------------------------------------------------------------------------------------------
     def annealed(self, v: Tensor, fields: Fields, generator: torch.Generator, beta: float) -> Tensor:
@@ -372,6 +335,10 @@ class DeepMachine(RestrictedMachine, HasEnergyBound):
         return super().reverse_log_partition(
             condition, generator=generator, seed=seed, temperatures=temperatures, chains=chains
         )  # fmt: skip
+
+    def pseudo_log_likelihood(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """Refused: given the rest of a datum, a site's chances are sums over the layers that data do not show."""
+        raise CapabilityError(f"{type(self).__name__} on {self.spec} has no pseudo-likelihood; use energy")
 
     # -- latents ---------------------------------------------------------------------------------------------------
     def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:

@@ -29,8 +29,7 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, ConditionError, require_choice
 from polymode.core.spec import Spec, tokens, vector
 from polymode.models.boltzmann._deep import DeepMachine, bits
-from polymode.models.boltzmann._machine import Known
-from polymode.models.boltzmann._units import Gaussian, Groups, Units, units_for
+from polymode.models.boltzmann._units import Gaussian, Groups, Known, Units, units_for
 from polymode.parts.samplers import ais
 
 TokensAs = Literal["words", "places"]
@@ -66,7 +65,7 @@ class TwoModalities(DeepMachine, Associates):
             raise ConditionError(f"{name} has one second modality and {kinds} came; give one of them")
         layers = [units_for(spec), *map(bits, between), _units_of(condition_spec, tokens_as)]
         super().__init__(spec, None, layers, **options)  # the condition is a layer, and moves no table of biases
-        self.condition_spec, self.tokens_as = condition_spec, tokens_as  # fmt: skip
+        self.condition_spec, self.tokens_as = condition_spec, tokens_as
         self.hidden_places = range(1, len(layers) - 1)
 
     def rows_of(self, condition: Condition | None) -> Tensor | None:
@@ -187,7 +186,7 @@ class TwoModalities(DeepMachine, Associates):
         with self._evaluating():
             machine, lacks = self._given(given)
         log_z, error = machine.log_partition(generator=generator, seed=seed, **options)
-        return log_z + lacks, error  # fmt: skip
+        return log_z + lacks, error
 
     def reverse_log_partition(
         self,
@@ -205,7 +204,7 @@ class TwoModalities(DeepMachine, Associates):
         with self._evaluating():
             machine, lacks = self._given(given)
         found = machine.reverse_log_partition(generator=generator, seed=seed, **options)
-        return replace(found, log_z=found.log_z + lacks)  # fmt: skip
+        return replace(found, log_z=found.log_z + lacks)
 
 
 def _symbols(condition_spec: ConditionSpec) -> list[int]:

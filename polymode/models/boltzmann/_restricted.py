@@ -28,8 +28,9 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import SoftplusSum, flips, states
-from polymode.models.boltzmann._machine import BoltzmannMachine, Fields, Known
-from polymode.models.boltzmann._units import Beta, Units, between
+from polymode.models.boltzmann._likelihood import Fields
+from polymode.models.boltzmann._machine import BoltzmannMachine
+from polymode.models.boltzmann._units import Beta, Known, Units, a_row, between, kept
 from polymode.parts.samplers import ais
 
 
@@ -126,11 +127,9 @@ class RestrictedMachine(BoltzmannMachine, HasLatents, HasFilters):
         softplus, on = SoftplusSum.apply(a if whole else beta * a)
         if self.centred:
             rest = rest + 0.5 * (a.sum(1) - c.sum(-1))
-        b = b if whole else between(self.base_bias, b, beta)
+        b = between(self.base_bias, b, beta)
         linear = (v * b).sum(1) if b.dim() > 1 else v @ b
-        beta = beta.squeeze(1) if isinstance(beta, Tensor) else beta
-        energy = beta * rest - linear - softplus
-        return energy - self.units.log_measure(v, beta if isinstance(beta, float) else beta.unsqueeze(1)), on
+        return a_row(beta) * rest - linear - softplus - self.units.log_measure(v, beta), on
 
     def joint_energy(self, v: Tensor, h: Tensor, condition: Condition | None = None) -> Tensor:
         """E(v, h), (B,), of visible values (B, F) and hidden bits (B, H)."""
@@ -143,11 +142,8 @@ class RestrictedMachine(BoltzmannMachine, HasLatents, HasFilters):
     def draw_visible(
         self, state: Tensor, fields: Fields, generator: torch.Generator, beta: Beta = 1.0, known: Known | None = None
     ) -> Tensor:
-        eta = self.visible_input(state, fields[0])
-        if not (isinstance(beta, float) and beta == 1):
-            eta = between(self.base_bias, eta, beta)
-        v = self.units.draw(eta, generator, beta)
-        return v if known is None else torch.where(known[1], known[0], v)
+        eta = between(self.base_bias, self.visible_input(state, fields[0]), beta)
+        return kept(self.units.draw(eta, generator, beta), known)
 
     def draw_state(
         self, v: Tensor, state: Tensor | None, fields: Fields, generator: torch.Generator, beta: Beta = 1.0

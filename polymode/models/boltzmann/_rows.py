@@ -20,19 +20,31 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.models.boltzmann._blocks import flips, states
-from polymode.models.boltzmann._machine import Fields
+from polymode.models.boltzmann._likelihood import Fields
 from polymode.models.boltzmann._restricted import RestrictedMachine
+from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.samplers import ais
 
 #: log2 of the most states that are summed for each row
 ENUMERABLE_ROWS = 10
 #: numbers that all chains have which are annealed at a time, so that they stay in the cache
 MOST_NUMBERS = 2**19
+
+
+def bias_encoder(condition_spec: ConditionSpec | None, width: int) -> nn.Module | None:
+    """What makes of a condition what it adds to `width` biases: at first as little as weights send."""
+    encoder, _ = encoder_for(condition_spec, width)
+    if encoder is not None:
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.mul_(0.01)
+    return encoder
 
 
 class RowMachine(RestrictedMachine):

@@ -34,9 +34,9 @@ from polymode.core.model import GenerativeModel
 from polymode.core.pieces import FrameEstimate
 from polymode.core.rolls import lengths
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._rows import RowMachine
+from polymode.models.boltzmann._rows import RowMachine, bias_encoder
 from polymode.models.boltzmann._units import units_for
-from polymode.parts.encoders.condition import Conditioned, encoder_for
+from polymode.parts.encoders.condition import Conditioned
 
 #: b (B, T, D) and c (B, T, H), or of one frame (B, D) and (B, H)
 Biases = tuple[Tensor, Tensor]
@@ -75,11 +75,7 @@ class TemporalMachine(Conditioned, GenerativeModel, HasFrameEstimate):
         self.length, self.d = spec.shape
         frame = Spec("vector", (self.d,), spec.support)
         self.machine = RowMachine(frame, None, units_for(frame), hidden=hidden, algorithm="cd", k=k, chains=1)
-        self.condition_encoder, _ = encoder_for(condition_spec, self.d + hidden)
-        if self.condition_encoder is not None:
-            with torch.no_grad():  # at first conditions move biases as little as weights do
-                for p in self.condition_encoder.parameters():
-                    p.mul_(0.01)
+        self.condition_encoder = bias_encoder(condition_spec, self.d + hidden)
 
     # -- what a machine defines ------------------------------------------------------------------------------------
     @abstractmethod
@@ -171,7 +167,7 @@ class TemporalMachine(Conditioned, GenerativeModel, HasFrameEstimate):
 
 
 class PastFrames(nn.Module):
-    """sum_i A_i v_{t-i} and sum_i B_i v_{t-i}: what the last `order` frames of D bits add to b_t and c_t."""
+    """b_t = b + sum_i A_i v_{t-i} and c_t = c + sum_i B_i v_{t-i}, of the last `order` frames of D bits."""
 
     def __init__(self, d: int, hidden: int, order: int) -> None:
         super().__init__()
@@ -180,18 +176,20 @@ class PastFrames(nn.Module):
         self.order, self.d = order, d
         self.weight = nn.Parameter(0.01 * torch.randn(d + hidden, (d + 1) * order))  # A and B
 
-    def forward(self, frames: Float[Tensor, "B T D"]) -> Biases:
-        """Of every frame: (B, T, D) and (B, T, H)."""
+    def forward(self, frames: Float[Tensor, "B T D"], rest: Biases) -> Biases:
+        """b_t and c_t of every frame, (B, T, D) and (B, T, H)."""
         before = torch.cat([self.begin(len(frames)), F.pad(frames[:, :-1], (0, 1))], 1)  # (B, m + T - 1, D + 1)
-        return self._map(before.unfold(1, self.order, 1).flatten(2))  # windows (B, T, (D + 1) m)
+        b, c = self._map(before.unfold(1, self.order, 1).flatten(2))  # windows (B, T, (D + 1) m)
+        return rest[0].unsqueeze(1) + b, rest[1].unsqueeze(1) + c
 
     def begin(self, n: int) -> Float[Tensor, "n m D1"]:
         """The frames before the first: silence, and a last entry of one that says that there are none."""
         return F.pad(self.weight.new_zeros(n, self.order, self.d), (0, 1), value=1.0)
 
-    def next(self, window: Float[Tensor, "n m D1"]) -> Biases:
-        """Of one frame, from the window before it."""
-        return self._map(window.transpose(1, 2).flatten(1))
+    def next(self, window: Float[Tensor, "n m D1"], rest: Biases) -> Biases:
+        """b_t and c_t of one frame, from the window before it."""
+        b, c = self._map(window.transpose(1, 2).flatten(1))
+        return rest[0] + b, rest[1] + c
 
     def advance(self, window: Tensor, v: Float[Tensor, "n D"]) -> Tensor:
         """The window one frame later."""

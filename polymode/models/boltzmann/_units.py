@@ -34,6 +34,8 @@ from polymode.parts.features import Features
 
 #: an inverse temperature: one for all rows, or one a row (B, 1)
 Beta = float | Tensor
+#: values and where they are known, both (B, F)
+Known = tuple[Tensor, Tensor]
 
 
 class Units(nn.Module, ABC):
@@ -94,11 +96,14 @@ class Units(nn.Module, ABC):
 
     def sites(self) -> Iterator[tuple[slice, Float[Tensor, "K E"]]]:
         """Where each site's values lie and the ones that it may take; only of layers of finitely many."""
-        raise NotImplementedError
+        raise NotImplementedError(self._unlisted("sites"))
 
     def site_index(self, v: Float[Tensor, "B F"]) -> Tensor:
-        """Which of its values each site takes, (B, D)."""
-        raise NotImplementedError
+        """Which of its values each site takes, (B, D); as of `sites`."""
+        raise NotImplementedError(self._unlisted("site_index"))
+
+    def _unlisted(self, what: str) -> str:
+        return f"{type(self).__name__} units list no values of a site, which {what} needs; take bits, levels or symbols"
 
     def log_volume(self) -> float:
         """log of the volume in the user's units of a unit volume of values."""
@@ -201,8 +206,7 @@ class Gaussian(Units):
 
     def precision(self, beta: Beta = 1.0) -> Tensor:
         """p at a temperature, (F,) or (B, F)."""
-        precision = (-self.log_variance).exp()
-        return precision if isinstance(beta, float) and beta == 1 else between(self.base_precision, precision, beta)
+        return between(self.base_precision, (-self.log_variance).exp(), beta)
 
     def encode(self, x: Tensor) -> Tensor:
         return self.features(x)
@@ -289,4 +293,24 @@ def units_for(spec: Spec) -> Units:
 
 def between(base: Tensor, end: Tensor, beta: Beta) -> Tensor:
     """(1 - beta) base + beta end."""
-    return torch.lerp(base, end, beta) if isinstance(beta, float) else base + beta * (end - base)
+    if isinstance(beta, Tensor):
+        return base + beta * (end - base)
+    return end if beta == 1 else torch.lerp(base, end, beta)
+
+
+def a_row(beta: Beta) -> Beta:
+    """An inverse temperature as a factor of what is one number a row, (B,)."""
+    return beta.squeeze(1) if isinstance(beta, Tensor) else beta
+
+
+def kept(v: Tensor, known: Known | None) -> Tensor:
+    """v with what is known in its place."""
+    return v if known is None else torch.where(known[1], known[0], v)
+
+
+def sigmoid_layer(weight: Float[Tensor, "H F"], bias: Float[Tensor, " H"]) -> list[nn.Module]:
+    """sigmoid(W v + b), the chances of bits, as layers of a network."""
+    linear = nn.Linear(*reversed(weight.shape)).to(weight.device, weight.dtype)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+    return [linear, nn.Sigmoid()]

@@ -41,8 +41,9 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import states
-from polymode.models.boltzmann._machine import ENUMERABLE, BoltzmannMachine, Fields, Known
-from polymode.models.boltzmann._units import Beta, Counts, between
+from polymode.models.boltzmann._likelihood import ENUMERABLE, Fields
+from polymode.models.boltzmann._machine import BoltzmannMachine
+from polymode.models.boltzmann._units import Beta, Counts, Known, a_row, between
 from polymode.parts.samplers import ais
 
 #: the most hidden units that are summed out state by state
@@ -136,8 +137,7 @@ class GeneralBoltzmann(BoltzmannMachine, HasLatents, HasEnergyBound):
     def joint_energy(self, s: Tensor, fields: Fields, beta: Beta = 1.0) -> Float[Tensor, " B"]:
         """E(s), (B,), of all units (B, N); linear in each of them, so that it is also its mean under a product q."""
         y = s - self.offsets
-        scale = beta.squeeze(1) if isinstance(beta, Tensor) else beta
-        return -(s * self.biases(fields, beta)).sum(1) - 0.5 * scale * ((y @ self.couplings) * y).sum(1)
+        return -(s * self.biases(fields, beta)).sum(1) - 0.5 * a_row(beta) * ((y @ self.couplings) * y).sum(1)
 
     def free_energy(self, v: Tensor, fields: Fields, beta: Beta = 1.0) -> Float[Tensor, " B"]:
         """F(v), (B,), or beyond 12 hidden units its bound by mean field."""

@@ -34,10 +34,9 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import ConditionError, PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._machine import Fields
-from polymode.models.boltzmann._rows import RowMachine
+from polymode.models.boltzmann._likelihood import Fields
+from polymode.models.boltzmann._rows import RowMachine, bias_encoder
 from polymode.models.boltzmann._units import units_for
-from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.samplers import ais
 
 
@@ -81,11 +80,7 @@ class CRBM(RowMachine, ais.HasRowPartitions):
             raise PolymodeError(f"renewal={renewal}, expected a share of the chains from 0 to 1")
         super().__init__(spec, condition_spec, units_for(spec), hidden=hidden, algorithm=algorithm, k=k, chains=chains)
         self.renewal = renewal
-        self.condition_encoder, _ = encoder_for(condition_spec, self.units.size + hidden)
-        assert self.condition_encoder is not None
-        with torch.no_grad():  # at first conditions move biases as little as weights do
-            for p in self.condition_encoder.parameters():
-                p.mul_(0.01)
+        self.condition_encoder = bias_encoder(condition_spec, self.units.size + hidden)
         for kind, blank in _blank_rows(condition_spec, chains).items():
             self.register_buffer(f"chain_{kind}", blank)
 

@@ -39,8 +39,9 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._machine import Algorithm, BoltzmannMachine, Fields, Known
-from polymode.models.boltzmann._units import Beta, Counts, LatticeGaussian, Units, between
+from polymode.models.boltzmann._likelihood import Fields
+from polymode.models.boltzmann._machine import Algorithm, BoltzmannMachine
+from polymode.models.boltzmann._units import Beta, Counts, Known, LatticeGaussian, Units, a_row, between, kept
 from polymode.parts.samplers import ais
 
 
@@ -245,9 +246,8 @@ class ConvRBM(BoltzmannMachine, HasLatents, HasFilters):
     def _free_energy(self, v: Tensor, found: Tensor, fields: Fields, beta: Beta = 1.0) -> Tensor:
         b, c = fields
         hidden = self.pooling.log_partition(beta * (found + self.to_units(c)))
-        scale = beta.squeeze(1) if isinstance(beta, Tensor) else beta
         linear = (v * between(self.base_bias, b, beta)).sum(1)
-        return scale * self.offset * found.sum(1) - linear - hidden - self.units.log_measure(v, beta)
+        return a_row(beta) * self.offset * found.sum(1) - linear - hidden - self.units.log_measure(v, beta)
 
     def joint_energy(self, v: Tensor, h: Tensor, fields: Fields) -> Float[Tensor, " B"]:
         """E(v, h), (B,), of visible values (B, D) and hidden bits (B, F)."""
@@ -266,8 +266,7 @@ class ConvRBM(BoltzmannMachine, HasLatents, HasFilters):
         self, state: Tensor, fields: Fields, generator: torch.Generator, beta: Beta = 1.0, known: Known | None = None
     ) -> Tensor:
         eta = between(self.base_bias, self.visible_input(state, fields[0]), beta)
-        v = self.units.draw(eta, generator, beta)
-        return v if known is None else torch.where(known[1], known[0], v)
+        return kept(self.units.draw(eta, generator, beta), known)
 
     def draw_state(
         self, v: Tensor, state: Tensor | None, fields: Fields, generator: torch.Generator, beta: Beta = 1.0

@@ -41,10 +41,10 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, Phase
 from polymode.core.spec import Spec
-from polymode.models.boltzmann._blocks import SoftplusSum, flips
+from polymode.models.boltzmann._blocks import SoftplusSum, flips, stage_shares
 from polymode.models.boltzmann._deep import DeepMachine, bits
 from polymode.models.boltzmann._machine import Algorithm
-from polymode.models.boltzmann._units import Encoded, units_for
+from polymode.models.boltzmann._units import Encoded, sigmoid_layer, units_for
 
 
 class DBM(DeepMachine, Initialises):
@@ -87,9 +87,7 @@ class DBM(DeepMachine, Initialises):
             algorithm=algorithm, k=k, chains=chains,
         )  # fmt: skip
         self.pairs = len(hidden) if pretrain else 0
-        self.shares = [float(s) for s in shares or [*[1.0] * self.pairs, max(1.0, self.pairs)]]
-        if len(self.shares) != self.pairs + 1 or min(self.shares) <= 0:
-            raise PolymodeError(f"shares={tuple(self.shares)}: expected {self.pairs + 1}, one a stage, each above 0")
+        self.shares = stage_shares(shares or [*[1.0] * self.pairs, max(1.0, self.pairs)], self.pairs + 1)
         self.register_buffer("begun", torch.full((), -1))  # the stage that began last
         for place, width in enumerate(hidden[: self.pairs]):
             self.register_buffer(f"pair_state_{place}", torch.zeros(chains, width, dtype=torch.uint8))
@@ -208,10 +206,7 @@ class DBM(DeepMachine, Initialises):
         """All layers from their pairs, with chains at the data."""
         for place in range(1, self.pairs):
             self.bias(place).copy_(0.5 * (self.bias(place) + getattr(self, f"bias_below_{place - 1}")))
-        v = self.visible(x, condition, generator)
-        rows = torch.arange(len(self.chain_state), device=v.device) % len(v)
-        fields = self._at_all_betas(self.fields(self.chain_condition))
-        self.chain_state.copy_(self.draw_state(v[rows], None, fields, generator))
+        self.begin_chains(self.visible(x, condition, generator), generator)
         self.begun.fill_(self.pairs)
 
     # -- a classifier's beginning ----------------------------------------------------------------------------------
@@ -222,8 +217,6 @@ class DBM(DeepMachine, Initialises):
             factor = 1 if pair == self.pairs_in_all - 1 else 2
             scale = self.units.parts[0].scale if pair == 0 else 1.0
             weight = factor * scale * self.weights[pair]
-            linear = nn.Linear(*reversed(weight.shape)).to(self.device, self.dtype)
-            linear.weight.copy_(weight)
-            linear.bias.copy_(self.bias(pair + 1) - weight @ (self.offset(pair) + weight.new_zeros(weight.shape[1])))
-            layers += [linear, nn.Sigmoid()]
+            offset = self.offset(pair) + weight.new_zeros(weight.shape[1])
+            layers += sigmoid_layer(weight, self.bias(pair + 1) - weight @ offset)
         return nn.Sequential(*layers)

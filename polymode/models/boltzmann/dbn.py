@@ -8,14 +8,14 @@ networks. With v_0 = x and layers v_1 .. v_L of bits above it,
     q(v_1 .. v_L-1 | x) = q(v_1 | x) .. q(v_L-1 | v_L-2),                independent bits, each given the layer below
     log p(x) >= E_q [sum_l<L-1 (log p(v_l | v_l+1) - log q(v_l+1 | v_l)) - F(v_L-1)] - log Z
 
-`DBN.phases` has a stage a layer: machine l learns draws of q(v_l | x) as its data and then stands still, its
-conditionals being p(v_l | v_l+1) and q(v_l+1 | v_l). A new machine begins as the one below turned over (`_tie`: W' is
+`_stack` holds what is greedy: machine l learns draws of q(v_l | x) as its data and then stands still, its conditionals
+being p(v_l | v_l+1) and q(v_l+1 | v_l). A new machine begins as the one below turned over (`_tie`: W' is
 W^T, units beyond those are near zero): its p(v_l) is then the old one's, so that the bound begins where it was; what
 raises the likelihood of v_l raises the bound. That takes bits below and as many units as two layers down.
 `fine_tune` adds a stage of the up-down algorithm (contrastive wake-sleep, appendix B): recognition weights of their
 own, which learn to undo what the model dreams, while generative ones learn from what is recognised.
-A label moves the biases of the top machine. `_log_weights` is the bound, `_sample` a walk of the top machine and one
-pass down, `network` the layers upwards, for a classifier to begin from (`polymode.tasks.pretraining`).
+A label moves the biases of the top machine. `DBN._weights` is what the bound is the mean of, `network` the layers
+upwards, for a classifier to begin from (`polymode.tasks.pretraining`).
 Deviation: machines are centred and keep persistent chains (see `rbm`), where the paper takes contrastive divergence.
 
 Likelihood: a lower bound where log Z is a sum (16 units in a layer of the top machine, or fewer). Else log Z is
@@ -26,8 +26,7 @@ Expected: `polymode reproduce dbn_mnist`; tests/learning/test_deep_boltzmann.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -35,25 +34,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymode.core import rng
-from polymode.core.capabilities import HasEnergyBound, HasFilters, HasLatents, Initialises
+from polymode.core.capabilities import Initialises
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError
 from polymode.core.loss import Loss, Phase
-from polymode.core.model import GenerativeModel
 from polymode.core.spec import Binary, Spec
 from polymode.models.boltzmann._blocks import flips
 from polymode.models.boltzmann._machine import Algorithm
-from polymode.models.boltzmann._units import Counts, Encoded
+from polymode.models.boltzmann._stack import Draw, Stack
+from polymode.models.boltzmann._units import Counts, Encoded, sigmoid_layer
 from polymode.models.boltzmann.rbm import RBM
-from polymode.parts.samplers import ais
 
-#: numbers of the widest layer that samples of a bound are drawn with at once
-CHUNK = 2**22
 #: the share of the learning rate that fine-tuning goes on with
 FINE = 0.1
 
 
-class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, ais.HasReverseAIS):
+class DBN(Stack, Initialises):
     """A deep belief network on bits, levels or symbols.
 
     Args:
@@ -69,9 +65,6 @@ class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, 
         PolymodeError: fewer than two layers, or shares that are not one a stage.
     """
 
-    defaults: ClassVar = RBM.defaults
-    begun: Tensor
-
     def __init__(
         self,
         spec: Spec,
@@ -85,87 +78,43 @@ class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, 
         k: int = 1,
         chains: int = 100,
     ) -> None:
-        super().__init__(spec, condition_spec)
         if len(hidden) < 2:
             raise PolymodeError(f"hidden={tuple(hidden)}: expected the units of two layers or more; one is an rbm")
-        stages = len(hidden) + fine_tune
-        self.shares = [1.0] * stages if shares is None else [float(s) for s in shares]
-        if len(self.shares) != stages or min(self.shares) <= 0:
-            raise PolymodeError(f"shares={tuple(self.shares)}: expected {stages}, one a stage, each above 0")
         specs = [spec, *(Spec("vector", (width,), Binary()) for width in hidden[:-1])]
-        self.machines = nn.ModuleList(
+        machines = [
             RBM(
                 below, condition_spec if i == len(hidden) - 1 else None, hidden=width, algorithm=algorithm, k=k,
                 chains=chains,
             )
             for i, (below, width) in enumerate(zip(specs, hidden, strict=True))
+        ]  # fmt: skip
+        super().__init__(
+            spec, condition_spec, machines, widest=max(m.units.size for m in machines), shares=shares,
+            more_stages=int(fine_tune),
         )  # fmt: skip
-        self.withheld = self.machines[0].withheld
         self.tie = tie
-        self.recognition = (
-            nn.ModuleList(nn.Linear(m.units.size, m.hidden) for m in self.machines[:-1]) if fine_tune else None
-        )
-        self.register_buffer("begun", torch.zeros((), dtype=torch.int64))  # stages
-
-    @property
-    def top(self) -> RBM:
-        """The machine of the last two layers."""
-        return self.machines[-1]
+        ways_up = (nn.Linear(m.units.size, m.hidden) for m in machines[:-1])
+        self.recognition = nn.ModuleList(ways_up) if fine_tune else None
 
     # -- training --------------------------------------------------------------------------------------------------
-    def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
-        """The first machine from the data; every other begins with its stage."""
-        self.machines[0].prepare(x, None, generator)
-
     def phases(self) -> list[Phase]:
-        found = [
-            Phase(
-                f"layer {i + 1}",
-                (machine,),
-                self._greedy(i),
-                stage=i,
-                share=self.shares[i],
-                after_step=machine.phases()[0].after_step,
-            )
-            for i, machine in enumerate(self.machines)
-        ]
+        """The greedy stages, and where it is fine-tuned the up-down algorithm."""
+        found, last = super().phases(), len(self.machines)
         if self.recognition is not None:
-            last = len(self.machines)
             found.append(
                 Phase("up-down", (self,), self._up_down, stage=last, share=self.shares[last],
                       learning_rate_scale=FINE)
             )  # fmt: skip
         return found
 
-    def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        """Less one draw of the bound without log Z, to be watched: training goes by `phases`."""
-        return Loss(-self._weights(x, condition, 1, lambda p: flips(p, generator))[0])
-
-    def _greedy(self, i: int) -> Callable[[Tensor, Condition | None, torch.Generator], Loss]:
-        machine = self.machines[i]
-
-        def step(x: Tensor, condition: Condition | None, generator: torch.Generator) -> Loss:
-            given = condition if machine is self.top else None
-            with torch.no_grad():
-                values = self._up(x, i, generator)[-1]
-                if i and self.begun < i:
-                    self._begin(i, values, given, generator)
-            # machine 0 takes data, the others bits
-            return machine.loss(values if i else x, given, generator=generator)
-
-        return step
-
     def _begin(self, i: int, v: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
-        """Machine i at the start of its stage, with chains at the data."""
+        """Also tied to the machine below where that can be, and with chains at the data."""
+        super()._begin(i, v, condition, generator)
         machine, below = self.machines[i], self.machines[i - 1]
-        machine.prepare(v, condition, generator)
         plain = isinstance(below.units, Counts) and below.units.n == 1
         if self.tie and plain and machine.hidden >= below.units.size:
             self._tie(machine, below)
-        rows = torch.arange(len(machine.chain_state), device=v.device) % len(v)
-        b_c = machine.fields(machine.chain_condition)
-        machine.chain_state.copy_(machine.draw_state(v[rows], None, b_c, generator))
-        self.begun.fill_(i)
+        machine.begin_chains(v, generator)
 
     @staticmethod
     def _tie(machine: RBM, below: RBM) -> None:
@@ -217,19 +166,18 @@ class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, 
             return self.recognition[i](v)
         return self.machines[i].hidden_input(v, self.machines[i].hidden_bias)
 
-    def _up(self, x: Tensor, layers: int, generator: torch.Generator) -> list[Tensor]:
-        """v_0 and draws of v_1 .. v_layers."""
-        values = [self.machines[0].units.encode(x)]
-        for i in range(layers):
-            values.append(flips(self._recognise(i, values[-1]).sigmoid(), generator))
-        return values
+    def _above(self, i: int, v: Tensor, generator: torch.Generator) -> Tensor:
+        return flips(self._mean_above(i, v), generator)
 
-    def _down(self, v: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """v_0 .. v_L-2 drawn given v_L-1, and v_L-1."""
-        values = [v]
-        for machine in reversed(self.machines[:-1]):
-            values.insert(0, machine.draw_visible(values[0], machine.fields(None), generator))
-        return values
+    def _mean_above(self, i: int, v: Tensor) -> Tensor:
+        return self._recognise(i, v).sigmoid()
+
+    def _below(self, i: int, v: Tensor, generator: torch.Generator) -> Tensor:
+        return self.machines[i].draw_visible(v, self.machines[i].fields(None), generator)
+
+    def _mean_below(self, i: int, v: Tensor) -> Tensor:
+        machine = self.machines[i]
+        return machine.units.mean(machine.visible_input(v, machine.visible_bias))
 
     def _log_given(self, i: int, v: Float[Tensor, "B F"], above: Float[Tensor, "B H"]) -> Float[Tensor, " B"]:
         """log p(v_i | v_i+1)."""
@@ -238,9 +186,7 @@ class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, 
         return machine.units.log_measure(v) + (v * eta).sum(-1) - machine.units.log_partition(eta)
 
     # -- the bound -------------------------------------------------------------------------------------------------
-    def _weights(
-        self, x: Tensor, condition: Condition | None, samples: int, draw: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "S B"]:
+    def _weights(self, x: Tensor, condition: Condition | None, samples: int, draw: Draw) -> Float[Tensor, "S B"]:
         """log w; ``draw`` makes bits (S, B, H) of probabilities."""
         n = len(x)
         v = self.machines[0].units.encode(x).expand(samples, n, -1)
@@ -252,79 +198,26 @@ class DBN(GenerativeModel, HasEnergyBound, HasLatents, HasFilters, Initialises, 
             total = total + self._log_given(i, v.flatten(0, 1), above.flatten(0, 1))
             total = total - log_chance(above, logits).flatten()
             v = above
-        fields = tuple(f.repeat(samples, 1) if f.dim() > 1 else f for f in self.top.fields(condition))
-        return (total - self.top.free_energy(v.flatten(0, 1), fields)).view(samples, n)
+        return self._with_top(total, v.flatten(0, 1), condition, samples)
 
-    def _log_weights(
-        self, x: Tensor, condition: Condition | None, num_samples: int, generator: torch.Generator
-    ) -> Iterator[Float[Tensor, "S B"]]:
-        size = max(1, CHUNK // (len(x) * max(m.units.size for m in self.machines)))
-        for start in range(0, num_samples, size):
-            yield self._weights(x, condition, min(size, num_samples - start), lambda p: flips(p, generator))
+    def _fresh(self, generator: torch.Generator) -> Draw:
+        return lambda probs: flips(probs, generator)
 
-    def _energy(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """The mean of -log w over 16 draws that share their uniform numbers between data and between calls."""
-        g = rng.generator(0)
-
+    def _common(self, samples: int, generator: torch.Generator) -> Draw:
         def draw(probs: Tensor) -> Tensor:
-            return (rng.rand((probs.shape[0], 1, probs.shape[2]), g, probs) < probs).to(probs.dtype)
+            return (rng.rand((samples, 1, probs.shape[2]), generator, probs) < probs).to(probs.dtype)
 
-        return -self._weights(x, condition, 16, draw).mean(0)
+        return draw
 
-    def log_partition(
-        self,
-        condition: Condition | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        temperatures: int = 2000,
-        chains: int = 256,
-    ) -> tuple[float, float]:
-        """(log Z of the top machine, its standard error); see `rbm`."""
-        return self.top.log_partition(
-            condition, generator=generator, seed=seed, temperatures=temperatures, chains=chains
-        )  # fmt: skip
-
-    def reverse_log_partition(
-        self, condition: Condition | None = None, *, generator: torch.Generator | None = None, seed: int | None = None
-    ) -> ais.Annealed:
-        return self.top.reverse_log_partition(condition, generator=generator, seed=seed)
-
-    # -- drawing and latents ---------------------------------------------------------------------------------------
-    def _sample(self, n: int, condition: Condition | None, generator: torch.Generator, *, steps: int = 200) -> Tensor:
-        """`steps` sweeps of the top machine, and one pass down."""
-        dream = self.top.draws(n, condition, generator, steps)
-        return self.machines[0].units.decode(self._down(dream, generator)[0])
-
-    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """The chances of the units of the last layer, (B, H_L), by a pass of chances upwards."""
-        v = self.machines[0].units.encode(x)
-        for i in range(len(self.machines) - 1):
-            v = self._recognise(i, v).sigmoid()
-        return self.top.hidden_input(v, self.top.fields(condition)[1]).sigmoid()
-
-    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        v = z.to(self.dtype)
-        for machine in reversed(self.machines):
-            bias = machine.fields(condition if machine is self.top else None)[0]
-            v = machine.units.mean(machine.visible_input(v, bias))
-        return self.machines[0].units.decode(v)
-
-    def _filters(self) -> Tensor:
-        """Those of the first machine."""
-        return self.machines[0]._filters()
-
+    # -- a classifier's beginning ----------------------------------------------------------------------------------
     def _network(self) -> nn.Module:
         layers: list[nn.Module] = [Encoded(self.machines[0].units)]
         for i, machine in enumerate(self.machines):
-            linear = nn.Linear(machine.units.size, machine.hidden).to(self.device, self.dtype)
             weight = machine.weight * machine.scale
             bias = machine.hidden_bias - weight @ machine.mean
             if machine is not self.top and self.recognition is not None and self.begun >= len(self.machines):
                 weight, bias = self.recognition[i].weight, self.recognition[i].bias
-            linear.weight.copy_(weight)
-            linear.bias.copy_(bias)
-            layers += [linear, nn.Sigmoid()]
+            layers += sigmoid_layer(weight, bias)
         return nn.Sequential(*layers)
 
 

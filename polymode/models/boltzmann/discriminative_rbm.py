@@ -38,7 +38,7 @@ from polymode.core.errors import ConditionError, PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import flips
-from polymode.models.boltzmann._machine import Fields
+from polymode.models.boltzmann._likelihood import Fields
 from polymode.models.boltzmann._restricted import RestrictedMachine
 from polymode.models.boltzmann._units import units_for
 

@@ -41,9 +41,10 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Phase, TrainingDefaults
 from polymode.core.spec import Real, Spec
-from polymode.models.boltzmann._machine import Algorithm, Fields, Known
+from polymode.models.boltzmann._likelihood import Fields
+from polymode.models.boltzmann._machine import Algorithm
 from polymode.models.boltzmann._restricted import RestrictedMachine
-from polymode.models.boltzmann._units import Beta, Gaussian, LatticeGaussian, between
+from polymode.models.boltzmann._units import Beta, Gaussian, Known, LatticeGaussian, between, kept
 
 
 class GRBM(RestrictedMachine):
@@ -163,7 +164,7 @@ class GRBM(RestrictedMachine):
         if state.shape[1] == self.hidden:  # bits alone: an exact draw
             return super().draw_visible(state, fields, generator, beta, known)
         v, h = state.split([self.units.size, self.hidden], 1)
-        v = v if known is None else torch.where(known[1], known[0], v)
+        v = kept(v, known)
         for step in range(self.langevin_steps):
             if step:
                 h = super().draw_state(v, None, fields, generator, beta)
@@ -186,9 +187,7 @@ class GRBM(RestrictedMachine):
         self, v: Tensor, h: Tensor, fields: Fields, generator: torch.Generator, beta: Beta, known: Known | None
     ) -> Tensor:
         """One step of v given h that leaves p(v | h) as it is, dimension by dimension."""
-        eta = self.visible_input(h, fields[0])
-        if not (isinstance(beta, float) and beta == 1):
-            eta = between(self.base_bias, eta, beta)
+        eta = between(self.base_bias, self.visible_input(h, fields[0]), beta)
         p = self.units.precision(beta)
         noise = rng.randn(v.shape, generator, v)
         moved = v - self.step_size * (v - eta / p) + (2 * self.step_size / p).sqrt() * noise

@@ -11,7 +11,8 @@ With n = levels - 1, so that n = 1 is the binary machine, and mu the data's mean
     F(v) = -log sum_h exp(-E(v, h)) = -sum_i log C(n, v_i) - b.v - sum_j (softplus(a_j) - (a_j - c_j) / 2)
 
 and on symbols v is one-hot, p(v_i | h) a softmax over K, and no C(n, v). The mathematics is in `_restricted`, written
-for all kinds of visible units (`_units`); how chains give the gradient, and its choices, in `_machine`.
+for all kinds of visible units (`_units`); how chains give the gradient, and its choices, in `_machine`, log Z in
+`_likelihood`.
 Deviation: units are centred (Melchior, Fischer and Wiskott 2016, arXiv:1311.1354, with the mean of the first batch
 and 1/2 as fixed offsets), which is the same family of machines, learned several times as fast; W = weight / sqrt(n),
 so that one learning rate serves every number of levels. Only the visible units are rate-coded, the hidden ones are

@@ -45,8 +45,9 @@ from polymode.core.errors import PolymodeError
 from polymode.core.loss import TrainingDefaults
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import flips, states
-from polymode.models.boltzmann._machine import Algorithm, BoltzmannMachine, Fields, Known
-from polymode.models.boltzmann._units import Beta, Gaussian, between
+from polymode.models.boltzmann._likelihood import Fields
+from polymode.models.boltzmann._machine import Algorithm, BoltzmannMachine
+from polymode.models.boltzmann._units import Beta, Gaussian, Known, between, kept
 
 
 class SSRBM(BoltzmannMachine, HasLatents):
@@ -139,7 +140,7 @@ class SSRBM(BoltzmannMachine, HasLatents):
 
     def free_energy(self, v: Tensor, fields: Fields, beta: Beta = 1.0) -> Tensor:
         d, b = fields
-        d = between(self.base_bias, d, beta) if not (isinstance(beta, float) and beta == 1) else d
+        d = between(self.base_bias, d, beta)
         linear = (v * d).sum(1) if d.dim() > 1 else v @ d
         spikes = F.softplus(self.spike_input(v, b, beta)).sum(1)
         return -self.units.log_measure(v, beta) - linear - spikes - self._log_slabs()
@@ -163,8 +164,7 @@ class SSRBM(BoltzmannMachine, HasLatents):
         h, s = state.chunk(2, 1)
         p = self.units.precision(beta) + beta * (h @ self.phi).unsqueeze(1)
         eta = between(self.base_bias, fields[0], beta) + beta * ((h * s) @ self.weight)
-        v = eta / p + rng.randn(eta.shape, generator, eta) / p.sqrt()
-        return v if known is None else torch.where(known[1], known[0], v)
+        return kept(eta / p + rng.randn(eta.shape, generator, eta) / p.sqrt(), known)
 
     def draw_state(
         self, v: Tensor, state: Tensor | None, fields: Fields, generator: torch.Generator, beta: Beta = 1.0

@@ -39,8 +39,9 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.spec import Binary, Spec
-from polymode.models.boltzmann._machine import ENUMERABLE, Algorithm, BoltzmannMachine, Fields, Known
-from polymode.models.boltzmann._units import Beta, Counts, Groups, Units, between
+from polymode.models.boltzmann._likelihood import ENUMERABLE, Fields
+from polymode.models.boltzmann._machine import Algorithm, BoltzmannMachine
+from polymode.models.boltzmann._units import Beta, Counts, Groups, Known, Units, a_row, between
 from polymode.parts.encoders.condition import encoder_for
 from polymode.parts.factors import Factor, eliminate, sample
 from polymode.parts.graphs import colour_classes, elimination_order, grid_edges, neighbours_of, read_edges
@@ -183,7 +184,7 @@ class StructuredBoltzmann(BoltzmannMachine):
         states = x[:, self.ends[0]] * self.levels + x[:, self.ends[1]]  # (B, E)
         pairs = self.tables.flatten(1).T.gather(0, states).sum(1)
         b = between(self.base_bias, fields[0], beta)
-        return -(v * b).sum(1) - (beta.squeeze(1) if isinstance(beta, Tensor) else beta) * pairs
+        return -(v * b).sum(1) - a_row(beta) * pairs
 
     def site_logits(self, b: Tensor) -> Float[Tensor, "*B D K"]:
         """b_i[x] of every value."""

@@ -54,15 +54,13 @@ class TemporalCRBM(TemporalMachine):
         self.past = PastFrames(self.d, hidden, order)
 
     def biases(self, frames: Tensor, rest: Biases, generator: torch.Generator) -> Biases:
-        b, c = self.past(frames)
-        return rest[0].unsqueeze(1) + b, rest[1].unsqueeze(1) + c
+        return self.past(frames, rest)
 
     def begin(self, n: int) -> Tensor:
         return self.past.begin(n)
 
     def next_biases(self, state: Tensor, rest: Biases) -> Biases:
-        b, c = self.past.next(state)
-        return rest[0] + b, rest[1] + c
+        return self.past.next(state, rest)
 
     def advance(self, state: Tensor, v: Tensor, biases: Biases, generator: torch.Generator) -> Tensor:
         return self.past.advance(state, v)

@@ -71,17 +71,12 @@ class TRBM(TemporalMachine):
         self.to_c = nn.Parameter(0.01 * torch.randn(hidden, hidden))  # U
         self.first = nn.Parameter(torch.zeros(hidden))  # logits of h_0
 
-    def without_states(self, frames: Tensor, rest: Biases) -> Biases:
-        """What biases are but for h_{t-1}, (B, T, D) and (B, T, H)."""
-        b, c = self.past(frames)
-        return rest[0].unsqueeze(1) + b, rest[1].unsqueeze(1) + c
-
     def given(self, h: Tensor, biases: Biases) -> Biases:
         """Biases with h_{t-1}."""
         return biases[0] + (h - 0.5) @ self.to_b.T, biases[1] + (h - 0.5) @ self.to_c.T
 
     def biases(self, frames: Tensor, rest: Biases, generator: torch.Generator) -> Biases:
-        b, c = self.without_states(frames, rest)
+        b, c = self.past(frames, rest)  # what they are but for h_{t-1}
         with torch.no_grad():
             read = self.machine.hidden_input(frames, c)  # (B, T, H), all of the logits of q but U (h_{t-1} - 1/2)
             noise = rng.rand(read.shape, generator, read)
@@ -106,7 +101,7 @@ class TRBM(TemporalMachine):
     ) -> FrameEstimate:
         """By the forward algorithm where there are few states, else by a particle filter."""
         v, rest = x.to(self.dtype), self.at_rest(condition, len(x))
-        biases, longest = self.without_states(v, rest), max(1, int(frames.max()))
+        biases, longest = self.past(v, rest), max(1, int(frames.max()))
         if self.hidden <= SUMMED_UNITS and self.machine.sums_rows:
             nats, error = self._sum_over(v[:, :longest], biases, generator)
             told = "all hidden states summed over, log Z of every frame by enumeration"
@@ -168,8 +163,7 @@ class TRBM(TemporalMachine):
         return self.first.sigmoid().expand(n, -1), self.past.begin(n)
 
     def next_biases(self, state: tuple[Tensor, Tensor], rest: Biases) -> Biases:
-        b, c = self.past.next(state[1])
-        return self.given(state[0], (rest[0] + b, rest[1] + c))
+        return self.given(state[0], self.past.next(state[1], rest))
 
     def advance(
         self, state: tuple[Tensor, Tensor], v: Tensor, biases: Biases, generator: torch.Generator

@@ -17,7 +17,7 @@ covariance can tell apart, (D - Q)^2 >= D + Q.
 
 Likelihood: exact on reals, a bound by uniform dequantisation on lattices; D Q operations a row. Sampling: the same.
 Completing: any mask, D Q^2 once a mask and D Q a row.
-Expected: digits at most 2.93 bits/dim, in a few seconds.
+Expected: `polymode reproduce factor_analysis_digits`: 2.90 bits/dim.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ variance as it is. A constant real column gets a thousandth of its unit as stand
 
 Likelihood: exact on reals, a bound by uniform dequantisation on lattices; D^2 operations a row. Sampling: the same.
 Completing: any mask, D^3 operations once a mask and D^2 a row (`models.classical._gaussians`).
-Expected: digits at most 2.97 bits/dim, 2.52 with labels, in a second.
+Expected: `polymode reproduce gaussian_digits`: 2.89 bits/dim.
 """
 
 from __future__ import annotations

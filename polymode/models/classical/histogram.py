@@ -16,7 +16,7 @@ Deviation: a column that Freedman and Diaconis would give more than 512 bins, or
 counts instead, 2 n^(1/3) of them (heavy tails, repeated values).
 
 Likelihood: exact, a look-up a dimension. Sampling and completing: one or two uniforms a dimension.
-Expected: digits 2.42 bits/dim, 2.14 with labels, in a second.
+Expected: `polymode reproduce histogram_digits`: 2.41 bits/dim.
 """
 
 from __future__ import annotations

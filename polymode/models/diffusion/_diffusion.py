@@ -5,26 +5,24 @@
     p(z_s | z_k) = N((1 - k) D(z_k, r_k) + k z_k, variance),   z = x_t / a,   p(z_T) = N(0, (1 + r_T^2) I)
 
 (Ho et al. 2020, arXiv:2006.11239, eqs. 3 to 14, in the coordinates of `parts/processes/gaussian.py`.) A subclass says
-its path, prediction, times and weights of training; `_log_weight` is one draw of the bracket, `probability_flow` the
-ODE of Song et al. 2021 (arXiv:2011.13456), `parts/samplers/diffusion.py` the samplers, `parts/samplers/guidance.py`
-guidance. Bounds, and ancestral samples at the default steps, are those of the chain that visits `likelihood_steps`
-noise ratios, a generative model of its own (Nichol and Dhariwal 2021, arXiv:2102.09672, section 4). The bracket is a
-log importance weight, E[w] = p(x_0), so importance-weighted bounds are valid; the analytic sum of KLs, of equal mean,
-is not used, because it would not be. Reverse variances are the best ones for the denoiser's error (Bao et al. 2022,
+its path, prediction, times and weights of training; `_log_weight` is one draw of the bracket, of the steps of
+`parts/processes/bound.py`, `probability_flow` the ODE of Song et al. 2021 (arXiv:2011.13456). Samplers and guidance are
+those of `parts/samplers/diffusion.py` and `guidance.py`; restoring, completing, varying and codes are in `_restoring`.
+Bounds, and ancestral samples at the default steps, are those of the chain that visits `likelihood_steps` noise ratios,
+a generative model of its own (Nichol and Dhariwal 2021, arXiv:2102.09672, section 4). The bracket is a log importance
+weight, E[w] = p(x_0), so importance-weighted bounds are valid; the analytic sum of KLs, of equal mean, is not used,
+because it would not be. Reverse variances are the best ones for the denoiser's error (Bao et al. 2022,
 arXiv:2201.06503), which training keeps a running mean of. Times of a batch are drawn stratified (Kingma et al. 2021,
 arXiv:2107.00630, appendix I.1). The network sees data of unit variance at every time. On lattice data the least noise
 is 0.6 half widths of a cell, below which the network would have to learn the lattice itself; predictions of x0 are put
 into the range of bounded data. Conditional models withhold the condition of some rows and can be guided (Ho and
-Salimans 2022, arXiv:2207.12598). What is missing is drawn with what is known put in at every step, and steps done
-again from fresh noise, so that the two agree (Lugmayr et al. 2022, RePaint, arXiv:2201.09865). Codes are the ends of
-the probability flow, of unit variance.
+Salimans 2022, arXiv:2207.12598).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -32,7 +30,7 @@ import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import Completes, Denoises, HasBound, HasLatents, HasScore, Transmits, Transports
+from polymode.core.capabilities import Denoises, HasBound, HasScore, Transmits, Transports
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
@@ -40,22 +38,20 @@ from polymode.core.spec import Columns, Spec
 from polymode.models.diffusion._network import Backbone, Context, Network
 from polymode.models.diffusion._restoring import Restoring
 from polymode.parts.nn.conditioning import ConditionBy
+from polymode.parts.processes import bound
 from polymode.parts.processes import gaussian as process
 from polymode.parts.processes.decoder import GaussianDecoder
+from polymode.parts.processes.times import STRETCHES, remember, stratified, stretch
 from polymode.parts.samplers import diffusion as samplers
 from polymode.parts.samplers import guidance
 from polymode.parts.solvers import flow
 
-#: how many stretches of time the running error of the denoiser is kept for, and how fast it forgets
-STRETCHES, RATE = 100, 0.02
 #: the least noise on lattice data, in half widths of their narrowest cell
 NARROWEST = 0.6
 
 
-class Diffusion(
-    Restoring, HasBound, HasScore, Denoises, Transports, HasLatents, Completes, Transmits, flow.HasProbabilityFlow
-):
-    """A model that takes away noise, for vectors, images, series and tables.
+class Diffusion(Restoring, HasBound, HasScore, Denoises, Transports, Transmits, flow.HasProbabilityFlow):
+    """A model that takes away noise, for vectors, images, series, sounds and tables.
 
     Args:
         spec: what one datum is.
@@ -173,16 +169,13 @@ class Diffusion(
             threshold: quantile of dynamic thresholding, on bounded data.
             clamped: x0 is put into the range of bounded data.
         """
-        if condition is None and (guidance_scale != 1 or negative is not None):
+        if condition is None and (guidance_scale != 1 or negative is not None or interval is not None):
             what = "guidance" if negative is None else "a negative condition"
-            raise PolymodeError(f"{what} came to an unconditional model, expected guidance_scale=1 and no negative")
-        plain = self._denoiser(condition)
-        guided = plain
+            raise PolymodeError(f"{what} came to an unconditional model, expected guidance_scale=1 and nothing else")
+        guided = plain = self._denoiser(condition)
         if condition is not None and guidance_scale != 1:
-            if negative is None:
-                nothing = torch.ones(len(condition), dtype=torch.bool, device=self.device)
-                negative = replace(condition, dropped=nothing)
-            guided = guidance.classifier_free(plain, self._denoiser(negative), guidance_scale)
+            free = self._denoiser(condition.withheld() if negative is None else negative)
+            guided = guidance.classifier_free(plain, free, guidance_scale)
             if interval is not None:
                 guided = guidance.within(guided, plain, *interval)
         if threshold is not None:
@@ -242,7 +235,7 @@ class Diffusion(
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         x0 = self.decoder(x)
         condition = self.withheld_at_random(condition, generator)
-        t = self.times(self.stratified(len(x0), generator))
+        t = self.times(stratified(len(x0), generator, self._anchor))
         x0, eps = self.pair(x0, condition, generator)
         a, s = scales = self._scales(t, x0)
         rates = self._rates(t, x0)
@@ -259,29 +252,20 @@ class Diffusion(
             return condition
         return condition.drop(self.drop, generator)
 
-    def stratified(self, n: int, generator: torch.Generator) -> Tensor:
-        """n numbers in [0, 1), float64, one in each n-th part of it, in random order."""
-        u = (rng.rand((1,), generator, self._anchor).double() + torch.arange(n, device=self.device) / n) % 1
-        return u[torch.randperm(n, generator=generator).to(u.device)]  # times independent of a row's place
-
     def _note(self, t: Tensor, error: Tensor) -> None:
         """Move the running errors in eps towards those of a batch."""
-        at = (t * STRETCHES).long().clamp(0, STRETCHES - 1)
         # an untrained network that predicts x0 may be off by many sigma; such errors would be remembered for long
-        error = error.clamp(max=10).to(self.error.dtype)
-        count = torch.zeros_like(self.error).index_add_(0, at, torch.ones_like(error))
-        mean = torch.zeros_like(self.error).index_add_(0, at, error) / count.clamp(min=1)
-        self.error += torch.where(count > 0, RATE * (mean - self.error), 0.0)
+        remember(self.error, t, error.clamp(max=10))
 
     # -- the chain -------------------------------------------------------------------------------------------------
     def variances(self, levels: Sequence[float]) -> list[float]:
         """The variance, in z, of each reverse step; that of the last, p(x_0 | z_1), is the decoder's."""
-        errors = self.error.double().tolist()
-        out = []
-        for r, s in zip(levels, [*levels[1:], 0.0], strict=True):
-            # data have at most unit variance
-            error = min(errors[min(STRETCHES - 1, int(self.path.time(r) * STRETCHES))] * r**2, 1.0)
-            out.append(process.reverse_variance(r, s, error))
+        t = torch.tensor([self.path.time(r) for r in levels], dtype=torch.float64)
+        errors = self.error.double().cpu()[stretch(t)].tolist()
+        out = [
+            process.reverse_variance(r, s, min(error * r**2, 1.0))  # data have at most unit variance
+            for r, s, error in zip(levels, [*levels[1:], 0.0], errors, strict=True)
+        ]
         unit = levels[-1] ** 2 / (1 + levels[-1] ** 2)  # the error for unit Gaussian data
         if not self.spec.is_continuous:
             # lattice data can be told exactly, and an error of 0 would make any slip cost infinitely much
@@ -302,17 +286,10 @@ class Diffusion(
     def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
         levels = self.levels(self.likelihood_steps)
         reverse, x0 = self.reverse(levels, self.denoiser(condition), condition), self.decoder(x)
-        eps = rng.randn(x0.shape, generator, x0)
-        z, wide = x0 + levels[0] * eps, 1 + levels[0] ** 2
-        # log p(z_T) - log q(z_T | x_0)
-        total = 0.5 * (eps.square() - z.square() / wide + math.log(levels[0] ** 2 / wide)).sum(1)
-        for i, (r, s) in enumerate(pairwise(levels)):
-            k, v = process.posterior(r, s)
-            guess, variance = reverse(i, z)
-            eps = rng.randn(x0.shape, generator, x0)
-            off = (1 - k) * (x0 - guess) + math.sqrt(v) * eps  # z_s less the mean of p(z_s | z_k)
-            total = total + 0.5 * (eps.square() - off.square() / variance + (v / variance).log()).sum(1)
-            z = (1 - k) * x0 + k * z + math.sqrt(v) * eps
+        z, total = bound.first(x0, levels[0], generator)
+        for i, ratios in enumerate(pairwise(levels)):
+            z, nats = bound.step(x0, z, *reverse(i, z), ratios, generator)
+            total = total + nats
         guess, variance = reverse(len(levels) - 1, z)
         return total + self.decoder.log_prob(x, guess, variance.sqrt())
 
@@ -329,8 +306,7 @@ class Diffusion(
             k, v = process.posterior(r, s)
             guess, variance = reverse(i, z)
             sent.append((nats, guess))
-            missed = ((1 - k) * (x0 - guess)).square() / variance
-            nats = nats + 0.5 * (missed + v / variance - 1 + (variance / v).log()).sum(1)
+            nats = nats + bound.kl(x0 - guess, k, v, variance).sum(1)
             z = (1 - k) * x0 + k * z + math.sqrt(v) * rng.randn(x0.shape, generator, x0)
         guess, variance = reverse(len(levels) - 1, z)
         last = nats - self.decoder.log_prob(x, guess, variance.sqrt())
@@ -425,47 +401,3 @@ class Diffusion(
                 f"{self.path.most:.3g}, the lower first, and the spacing 'log' or 'karras'"
             )
         return samplers.spaced(steps, low, high, spacing or "log")
-
-    # -- filling in ------------------------------------------------------------------------------------------------
-    def _complete(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        condition: Condition | None,
-        generator: torch.Generator,
-        *,
-        steps: int | None = None,
-        resamplings: int = 5,
-        guidance_scale: float = 1.0,
-    ) -> Tensor:
-        """The reverse chain with what is known put in at every step, each step done `resamplings` times."""
-        if (steps is not None and steps < 1) or resamplings < 1:
-            raise PolymodeError(f"steps={steps}, resamplings={resamplings}: expected at least 1 of each")
-        levels = self.levels(self.likelihood_steps if steps is None else steps)
-        guided = guidance_scale != 1
-        reverse = self.reverse(levels, self.denoiser(condition, guidance_scale), condition, guided=guided)
-        known = mask.flatten(1)[:, self.decoder.features.owner]
-        x0 = self.decoder(torch.where(mask, x, x.nan_to_num(0.0)) if x.is_floating_point() else x)
-        z = math.sqrt(1 + levels[0] ** 2) * rng.randn(x0.shape, generator, x0)
-        for i, (r, s) in enumerate(pairwise(levels)):
-            k = process.posterior(r, s)[0]
-            for again in reversed(range(resamplings)):
-                x0_hat, variance = reverse(i, z)
-                unknown = (1 - k) * x0_hat + k * z + variance.sqrt() * rng.randn(z.shape, generator, z)
-                z = torch.where(known, x0 + s * rng.randn(z.shape, generator, z), unknown)
-                if again:
-                    z = z + math.sqrt(r**2 - s**2) * rng.randn(z.shape, generator, z)
-        x0_hat, variance = reverse(len(levels) - 1, z)
-        return self.decoder.sample(x0_hat, variance.sqrt(), generator)
-
-    # -- codes -----------------------------------------------------------------------------------------------------
-    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
-        levels = self.levels(self.likelihood_steps, "log")
-        z = samplers.invert(self.denoiser(condition, clamped=False), self.decoder(x), levels)
-        return z / math.sqrt(1 + levels[0] ** 2)
-
-    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        levels = self.levels(self.likelihood_steps, "log")
-        z = math.sqrt(1 + levels[0] ** 2) * z.to(self.dtype)
-        x0 = samplers.heun(self.denoiser(condition, clamped=False), z, levels, torch.Generator(self.device))
-        return self.decoder.sample(self.decoder.clamp(x0), 0.0, torch.Generator(self.device))

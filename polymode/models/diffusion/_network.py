@@ -66,8 +66,8 @@ class Network(nn.Module):
         backbone_options: of unet2d, see there.
 
     Raises:
-        PolymodeError: a U-Net or transformer for data without space, unequal widths of the others, or a way that
-            a backbone does not know.
+        PolymodeError: a U-Net or transformer for data without space, unequal widths of the others, or a way or options
+            that a backbone does not have.
         ConditionError: unpaired source pictures.
     """
 
@@ -89,6 +89,8 @@ class Network(nn.Module):
         require_way(condition_by)
         if backbone == "auto":
             backbone = "unet" if spacious(spec) else "mlp"
+        if backbone_options and backbone != "unet2d":
+            raise PolymodeError(f"backbone_options came with backbone={backbone!r}; only 'unet2d' has any")
         self.inputs, self.outputs = inputs, outputs
         self.channels, self.space = (size, ()) if backbone == "mlp" else space_of(spec)
         #: series have their channels last

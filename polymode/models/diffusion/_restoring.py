@@ -1,40 +1,46 @@
-"""What a denoiser is good for beside samples: data restored from degraded ones, varied, and translated from a source.
+"""What a denoiser is good for beside samples: data restored from degraded ones, completed, varied, translated from a
+source, and coded.
 
 `_restore` walks the reverse chain under y by `parts/samplers/restoration.py`; where A is the identity and y noisy it
 begins at y itself, which is z at the ratio of its noise, and draws from p(x_0 | y) exactly as far as the denoiser is
-right. `_vary` walks the last part of the chain from the noised datum (Meng et al. 2022, SDEdit, arXiv:2108.01073).
-`_translate` draws data given source pictures.
+right. `_complete` puts what is known in at every step, and does steps again from fresh noise, so that what is drawn
+agrees with it (Lugmayr et al. 2022, RePaint, arXiv:2201.09865). `_vary` walks the last part of the chain from the
+noised datum (Meng et al. 2022, SDEdit, arXiv:2108.01073). `_translate` draws data given source pictures. Codes are the
+ends of the probability flow, of unit variance.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from polymode.core import rng
-from polymode.core.capabilities import Translates
+from polymode.core.capabilities import Completes, HasLatents, Translates
 from polymode.core.condition import Condition
 from polymode.core.errors import CapabilityError, PolymodeError, require_choice
 from polymode.core.model import GenerativeModel
 from polymode.core.restoring import LinearOperator, Restores, Varies
 from polymode.core.spec import Columns, Spec
 from polymode.parts.operators import Identity
+from polymode.parts.processes.gaussian import posterior
 from polymode.parts.samplers import diffusion as samplers
 from polymode.parts.samplers import restoration
 
 Method = Literal["projection", "pigdm", "dps"]
 
 
-class Restoring(GenerativeModel, Restores, Varies, Translates):
+class Restoring(GenerativeModel, Restores, Completes, Varies, Translates, HasLatents):
     """The verbs of a denoiser; `Diffusion` has what they ask for."""
 
     decoder: Any
     denoiser: Any
     levels: Any
     variances: Any
+    reverse: Any
     path: Any
     first: float
     likelihood_steps: int
@@ -80,6 +86,12 @@ class Restoring(GenerativeModel, Restores, Varies, Translates):
             raise PolymodeError(f"noise={noise}, resamplings={resamplings}: expected at least 0 and at least 1")
         if (sampler is not None and (method == "dps" or resamplings > 1)) or (method == "dps" and resamplings > 1):
             raise PolymodeError("sampler and resamplings were given for one chain, or for dps, which has its own steps")
+        if scale != 1 and method != "dps":
+            raise PolymodeError(f"scale={scale} came with method={method!r}, expected 'dps', whose steps it scales")
+        if mean and (sampler is not None or steps is not None or resamplings > 1):
+            raise PolymodeError(
+                "mean=True is one call of the network: no sampler, steps or resamplings; mean=False has them"
+            )
         given, sd = self._scaled(y, operator, noise)
         flat = self.denoiser(condition, guidance_scale)
 
@@ -140,6 +152,38 @@ class Restoring(GenerativeModel, Restores, Varies, Translates):
             )
         return samplers.run(sampler, denoise, z, levels, generator)
 
+    # -- filling in ------------------------------------------------------------------------------------------------
+    def _complete(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        condition: Condition | None,
+        generator: torch.Generator,
+        *,
+        steps: int | None = None,
+        resamplings: int = 5,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """The reverse chain with what is known put in at every step, each step done `resamplings` times."""
+        if (steps is not None and steps < 1) or resamplings < 1:
+            raise PolymodeError(f"steps={steps}, resamplings={resamplings}: expected at least 1 of each")
+        levels = self.levels(self.likelihood_steps if steps is None else steps)
+        guided = guidance_scale != 1
+        reverse = self.reverse(levels, self.denoiser(condition, guidance_scale), condition, guided=guided)
+        known = mask.flatten(1)[:, self.decoder.features.owner]
+        x0 = self.decoder(torch.where(mask, x, x.nan_to_num(0.0)) if x.is_floating_point() else x)
+        z = math.sqrt(1 + levels[0] ** 2) * rng.randn(x0.shape, generator, x0)
+        for i, (r, s) in enumerate(pairwise(levels)):
+            k = posterior(r, s)[0]
+            for again in reversed(range(resamplings)):
+                x0_hat, variance = reverse(i, z)
+                unknown = (1 - k) * x0_hat + k * z + variance.sqrt() * rng.randn(z.shape, generator, z)
+                z = torch.where(known, x0 + s * rng.randn(z.shape, generator, z), unknown)
+                if again:
+                    z = z + math.sqrt(r**2 - s**2) * rng.randn(z.shape, generator, z)
+        x0_hat, variance = reverse(len(levels) - 1, z)
+        return self.decoder.sample(x0_hat, variance.sqrt(), generator)
+
     # -- varying and translating -----------------------------------------------------------------------------------
     def _vary(
         self,
@@ -181,3 +225,15 @@ class Restoring(GenerativeModel, Restores, Varies, Translates):
         return self._sample(  # type: ignore[call-arg]  # the options of `Diffusion._sample`
             len(x), Condition(image=x), generator, sampler=sampler, steps=steps, guidance_scale=guidance_scale
         )
+
+    # -- codes -----------------------------------------------------------------------------------------------------
+    def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:
+        levels = self.levels(self.likelihood_steps, "log")
+        z = samplers.invert(self.denoiser(condition, clamped=False), self.decoder(x), levels)
+        return z / math.sqrt(1 + levels[0] ** 2)
+
+    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
+        levels = self.levels(self.likelihood_steps, "log")
+        z = math.sqrt(1 + levels[0] ** 2) * z.to(self.dtype)
+        x0 = samplers.heun(self.denoiser(condition, clamped=False), z, levels, torch.Generator(self.device))
+        return self.decoder.sample(self.decoder.clamp(x0), 0.0, torch.Generator(self.device))

@@ -39,6 +39,7 @@ from polymode.models.diffusion._diffusion import Diffusion
 from polymode.models.diffusion._network import Backbone, Context
 from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
+from polymode.parts.processes.times import stratified
 from polymode.parts.samplers import diffusion as samplers
 from polymode.parts.solvers import flow
 
@@ -162,7 +163,7 @@ class Consistency(Diffusion):
         """Indices (n,) of lower levels, as often as log r of the normal lies between one and the next."""
         cumulative = torch.special.ndtr((levels.log() - self.log_mean) / self.log_std)
         weights = (cumulative[1:] - cumulative[:-1]).cumsum(0)
-        u = self.stratified(n, generator) * weights[-1]
+        u = stratified(n, generator, self._anchor) * weights[-1]
         return torch.searchsorted(weights, u, right=True).clamp(max=len(weights) - 1)
 
     def _times(self, i: Tensor, rising: Sequence[float], model: Diffusion | None = None) -> Tensor:

@@ -27,7 +27,6 @@ within 0.1 nats a token of its entropy (0.009 masked, 0.015 uniform).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +42,7 @@ from polymode.core.model import GenerativeModel
 from polymode.core.spec import Levels, Spec
 from polymode.models.diffusion._symbols import SymbolBackbone, SymbolNetwork
 from polymode.parts.processes import discrete as process
+from polymode.parts.processes.times import stratified
 from polymode.parts.samplers import masked
 from polymode.parts.samplers.autoregressive import check_options, restrict
 
@@ -128,8 +128,7 @@ class D3PM(GenerativeModel, HasBound, Completes, HasConditionals):
         plain = self.network.read(condition)
         if guidance_scale == 1:
             return lambda x, t: self.network(x, t, plain)
-        nothing = torch.ones(len(condition), dtype=torch.bool, device=self.device)
-        free = self.network.read(replace(condition, dropped=nothing))
+        free = self.network.read(condition.withheld())
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
             without = self.network(x, t, free)
@@ -154,7 +153,7 @@ class D3PM(GenerativeModel, HasBound, Completes, HasConditionals):
         x0 = x.flatten(1).long()
         if condition is not None and self.training and self.drop > 0:
             condition = condition.drop(self.drop, generator)
-        u = self._stratified(len(x0), generator)
+        u = stratified(len(x0), generator, self._anchor)
         if self.steps is not None:
             t = ((u * self.steps).floor() + 1) / self.steps
             nats, cross = self._step_loss(x0, t, condition, generator)
@@ -172,19 +171,14 @@ class D3PM(GenerativeModel, HasBound, Completes, HasConditionals):
         log_p0 = self.predictor(condition)(xt, t)
         log_q = self.chain.log_posterior(xt, x0, s, t).to(log_p0.dtype)
         nats = process.divergence(log_q, self.chain.log_reverse(xt, log_p0, s, t)).sum(1)
-        return self.steps * nats, -log_p0.gather(-1, x0.unsqueeze(-1)).sum((1, 2))
+        return self.steps * nats, -process.at(log_p0, x0).sum(1)
 
     def _endless(self, x0: Tensor, t: Tensor, predict: Predict, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(1 / t times the nats of what is masked at t in (0, 1], those nats), (B,) each."""
         xt = self.chain.noised(x0, torch.zeros_like(t), t, generator)
-        nats = -predict(xt, t).gather(-1, x0.unsqueeze(-1)).squeeze(-1)
+        nats = -process.at(predict(xt, t), x0)
         cross = (nats * (xt == self.mask)).sum(1)
         return cross / t.to(cross.dtype), cross
-
-    def _stratified(self, n: int, generator: torch.Generator) -> Tensor:
-        """n numbers in [0, 1), float64, one in each n-th part of it, in random order."""
-        u = (rng.rand((1,), generator, self._anchor).double() + torch.arange(n, device=self.device) / n) % 1
-        return u[torch.randperm(n, generator=generator).to(u.device)]
 
     # -- the bound -------------------------------------------------------------------------------------------------
     def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
@@ -194,11 +188,11 @@ class D3PM(GenerativeModel, HasBound, Completes, HasConditionals):
         times = process.moments(self.likelihood_steps, len(x0), self.device)
         xt = self.chain.noised(x0, times[-1], times[0], generator)
         log_q = self.chain.rows(x0, times[-1], times[0]).log()
-        total = (self.chain.log_prior(xt) - _at(log_q, xt)).sum(1)
+        total = (self.chain.log_prior(xt) - process.at(log_q, xt)).sum(1)
         for t, s in pairwise(times):
             log_q, log_p = self.chain.log_posterior(xt, x0, s, t), self.chain.log_reverse(xt, predict(xt, t), s, t)
             xs = rng.categorical(log_q, generator)
-            total = total + (_at(log_p.double(), xs) - _at(log_q, xs)).sum(1)
+            total = total + (process.at(log_p.double(), xs) - process.at(log_q, xs)).sum(1)
             xt = xs
         return total.to(self.dtype)
 
@@ -313,8 +307,3 @@ def chain_of(transition: str, levels: int) -> process.Chain:
             return process.uniform(levels)
         case _:
             return process.Walk(levels)
-
-
-def _at(table: Tensor, x: Tensor) -> Tensor:
-    """The entries (B, D) of a table (B, D, S) at x."""
-    return table.gather(-1, x.unsqueeze(-1)).squeeze(-1)

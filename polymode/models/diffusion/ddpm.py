@@ -30,7 +30,7 @@ from polymode.parts.processes import gaussian as process
 
 
 class DDPM(Diffusion):
-    """A denoising diffusion model for vectors, images and tables.
+    """A denoising diffusion model for vectors, images, series, sounds and tables.
 
     Args:
         spec: what one datum is.

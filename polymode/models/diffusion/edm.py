@@ -38,7 +38,7 @@ from polymode.parts.samplers import diffusion as samplers
 
 
 class EDM(Diffusion):
-    """A preconditioned denoiser for vectors, images, series and tables.
+    """A preconditioned denoiser for vectors, images, series, sounds and tables.
 
     Args:
         spec: what one datum is.

@@ -40,7 +40,7 @@ from polymode.parts.samplers import diffusion as samplers
 
 
 class FlowMatching(Diffusion):
-    """A velocity field learned on straight lines, for vectors, images, series and tables.
+    """A velocity field learned on straight lines, for vectors, images, series, sounds and tables.
 
     Args:
         spec: what one datum is.

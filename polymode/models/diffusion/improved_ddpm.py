@@ -35,10 +35,12 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
-from polymode.models.diffusion._diffusion import RATE, STRETCHES, Diffusion
-from polymode.models.diffusion._network import Backbone
+from polymode.models.diffusion._diffusion import Diffusion
+from polymode.models.diffusion._network import Backbone, Context
 from polymode.parts.nn.conditioning import ConditionBy
+from polymode.parts.processes import bound
 from polymode.parts.processes import gaussian as process
+from polymode.parts.processes.times import STRETCHES, remember, stratified
 from polymode.parts.samplers import diffusion as samplers
 
 #: the last variance lies between this share of beta and beta
@@ -93,7 +95,7 @@ class ImprovedDDPM(Diffusion):
         self.register_buffer("squares", torch.ones(STRETCHES))
 
     # -- variances -------------------------------------------------------------------------------------------------
-    def predict(self, xt: Tensor, t: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def predict(self, xt: Tensor, t: Tensor, context: Context | Tensor | None) -> tuple[Tensor, Tensor]:
         """(E[x0 | xt], f), (B, F) each."""
         a, s = scales = self._scales(t, xt)
         said, spread = self.said(xt, t, context, scales).chunk(2, dim=1)
@@ -118,7 +120,7 @@ class ImprovedDDPM(Diffusion):
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         x0 = self.decoder(x)
         context = self.context(self.withheld_at_random(condition, generator))
-        u = self.stratified(len(x0), generator)
+        u = stratified(len(x0), generator, self._anchor)
         weight = torch.ones_like(u)
         if self.objective == "vlb":
             u, weight = warped(u, self.squares.double().sqrt())
@@ -135,7 +137,7 @@ class ImprovedDDPM(Diffusion):
         if self.objective == "vlb":
             nats = self.step_nats(x, x0, xt / a, t, guess, share_of(spread))
             if self.training:
-                self._note_square(u, nats.detach())
+                remember(self.squares, u, nats.detach().square())
             return Loss(weight.to(nats) * nats, {"simple": simple.detach()})
         steps = self.path.steps - round(self.path.time(self.first) * self.path.steps) + 1
         vlb = steps * self.step_nats(x, x0, xt / a, t, guess.detach(), share_of(spread))
@@ -149,8 +151,7 @@ class ImprovedDDPM(Diffusion):
         variance = between(f, *log_bounds(r, s))
         k, v = ((p.unsqueeze(1)).to(x0) for p in ((s / r) ** 2, s**2 * (1 - (s / r) ** 2)))
         v = torch.where(is_first.unsqueeze(1), 1.0, v)  # not used there, but must be finite
-        missed = ((1 - k) * (x0 - guess)).square() / variance
-        kl = 0.5 * (missed + v / variance - 1 + (variance / v).log()).mean(1)
+        kl = bound.kl(x0 - guess, k, v, variance).mean(1)
         last = is_first.nonzero()[:, 0]
         nats = -self.decoder.log_prob(x[last], guess[last], variance[last].sqrt()) / x0.shape[1]
         return kl.index_put((last,), nats)
@@ -158,14 +159,6 @@ class ImprovedDDPM(Diffusion):
     def _ratio(self, t: Tensor) -> Tensor:
         a, s = self.path.scales(t)
         return s / a
-
-    def _note_square(self, u: Tensor, nats: Tensor) -> None:
-        """Move the running mean squares towards those of a batch."""
-        at = (u * STRETCHES).long().clamp(0, STRETCHES - 1)
-        square = nats.square().to(self.squares.dtype)
-        count = torch.zeros_like(self.squares).index_add_(0, at, torch.ones_like(square))
-        mean = torch.zeros_like(self.squares).index_add_(0, at, square) / count.clamp(min=1)
-        self.squares += torch.where(count > 0, RATE * (mean - self.squares), 0.0)
 
 
 def share_of(said: Tensor) -> Tensor:

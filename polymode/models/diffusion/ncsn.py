@@ -35,11 +35,12 @@ from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss
 from polymode.core.spec import Spec
 from polymode.models.diffusion._diffusion import NARROWEST, Diffusion
-from polymode.models.diffusion._network import Backbone
+from polymode.models.diffusion._network import Backbone, Context
 from polymode.parts import score_matching
 from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
 from polymode.parts.processes.decoder import GaussianDecoder
+from polymode.parts.processes.times import stratified
 from polymode.parts.samplers import diffusion as samplers
 from polymode.parts.solvers.divergence import probes
 
@@ -107,7 +108,7 @@ class NCSN(Diffusion):
                 "step and 1 slice"
             )
 
-    def said(self, xt: Tensor, t: Tensor, context: Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
+    def said(self, xt: Tensor, t: Tensor, context: Context | Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
         if self.noise_conditional:
             return super().said(xt, t, context, scales)
         return self.network(xt, torch.zeros_like(t).to(xt.dtype), context)
@@ -121,7 +122,7 @@ class NCSN(Diffusion):
             return super().loss(x, condition, generator=generator)
         x0 = self.decoder(x)
         context = self.context(self.withheld_at_random(condition, generator))
-        t = self.times(self.stratified(len(x0), generator))
+        t = self.times(stratified(len(x0), generator, self._anchor))
         scales = self._scales(t, x0)
         s, eps = scales[1], self.noise_for(x0, condition, generator)
         xt = x0 + s * eps

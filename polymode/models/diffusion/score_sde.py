@@ -45,7 +45,7 @@ PATHS: dict[str, type[process.VP | process.VE]] = {"vp": process.VP, "ve": proce
 
 
 class ScoreSDE(Diffusion):
-    """A score network of a stochastic differential equation, for vectors, images, series and tables.
+    """A score network of a stochastic differential equation, for vectors, images, series, sounds and tables.
 
     Args:
         spec: what one datum is.

@@ -44,6 +44,7 @@ from polymode.models.diffusion._network import Backbone, Context, Network
 from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes.decoder import GaussianDecoder
 from polymode.parts.processes.gaussian import Steps
+from polymode.parts.processes.times import stratified
 
 
 class _Kernel(nn.Module, ABC):
@@ -292,9 +293,8 @@ class SohlDickstein(GenerativeModel, HasBound):
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         x0 = self.kernel.encode(x).to(self.dtype)
-        u = (rng.rand((1,), generator, self._anchor).double() + torch.arange(len(x0), device=self.device) / len(x0)) % 1
-        t = (u * self.steps).long().clamp(max=self.steps - 1) + 1  # stratified
-        t = t[torch.randperm(len(t), generator=generator).to(t.device)]
+        u = stratified(len(x0), generator, self._anchor)
+        t = (u * self.steps).long().clamp(max=self.steps - 1) + 1
         nats = self.step_nats(x, x0, t, self.context(condition), generator)
         prior = self.kernel.prior(x0)
         return Loss(self.steps * nats + prior, {"prior": prior.detach()})

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
@@ -45,12 +44,10 @@ from polymode.core.spec import Categorical, Columns, Numeric, Spec
 from polymode.models.diffusion._network import Network
 from polymode.parts.features import on_lattice
 from polymode.parts.normal_scores import NormalScores
-from polymode.parts.processes import discrete
+from polymode.parts.processes import bound, discrete
 from polymode.parts.processes import gaussian as process
 from polymode.parts.processes.decoder import gaussian_mass, log_normal
-
-#: how many stretches of time the running error of the numbers is kept for, and how fast it forgets
-STRETCHES, RATE = 100, 0.02
+from polymode.parts.processes.times import STRETCHES, remember, stratified, stretch
 
 
 class Cells(NamedTuple):
@@ -195,8 +192,7 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
         plain = under(context)
         if condition is None or guidance_scale == 1:
             return plain
-        nothing = torch.ones(len(condition), dtype=torch.bool, device=self.device)
-        free = under(self.network.read(replace(condition, dropped=nothing)))
+        free = under(self.network.read(condition.withheld()))
 
         def guided(cells: Cells, ratio: float, time: float) -> tuple[Tensor, Tensor]:
             (y, table), (y_free, table_free) = plain(cells, ratio, time), free(cells, ratio, time)
@@ -208,11 +204,10 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
 
     # -- training --------------------------------------------------------------------------------------------------
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        cells, n = self.cells(x, generator), len(x)
+        cells = self.cells(x, generator)
         if condition is not None and self.training and self.drop > 0:
             condition = condition.drop(self.drop, generator)
-        u = (rng.rand((1,), generator, self._anchor).double() + torch.arange(n, device=self.device) / n) % 1
-        u = u[torch.randperm(n, generator=generator).to(u.device)]
+        u = stratified(len(x), generator, self._anchor)
         t = ((u * self.steps).floor() + 1) / self.steps
         a, s = (v.to(self.dtype).unsqueeze(1) for v in self.path.scales(t))
         eps = rng.randn(cells.y.shape, generator, cells.y)
@@ -222,7 +217,7 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
         v, table = self.said(a * cells.y + s * eps, noisy, t, context)
         squared = (v - (a * eps - s * cells.y)).square()
         if self.training:
-            self._note(t, squared.detach() * a**2)  # the error in eps of an error in v
+            remember(self.error, t, squared.detach() * a**2)  # the error in eps of an error in v
         total = squared.sum(1) / max(1, len(self.numbers))
         parts = {"squared": total.detach()}
         if self.chain is not None:
@@ -233,13 +228,6 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
             parts["symbols"] = self.steps * nats.detach()
         return Loss(total, parts)
 
-    def _note(self, t: Tensor, error: Tensor) -> None:
-        """Move the running errors (B, N) in eps towards those of a batch."""
-        at = (t * STRETCHES).long().clamp(0, STRETCHES - 1)
-        count = torch.zeros(STRETCHES, 1, device=at.device).index_add_(0, at, torch.ones(len(at), 1, device=at.device))
-        mean = torch.zeros_like(self.error).index_add_(0, at, error.to(self.error.dtype)) / count.clamp(min=1)
-        self.error += torch.where(count > 0, RATE * (mean - self.error), 0.0)
-
     # -- the chain -------------------------------------------------------------------------------------------------
     def visits(self, steps: int) -> list[tuple[float, float]]:
         """(noise ratio of numbers, time of symbols) from the noise to the data, which are (0, 0)."""
@@ -248,7 +236,7 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
 
     def _variance(self, r: float, s: float) -> Tensor:
         """The variance (N,) of numbers' reverse step from ratio r to s."""
-        at = min(STRETCHES - 1, int(self.path.time(r) * STRETCHES))
+        at = stretch(torch.tensor(self.path.time(r), dtype=torch.float64))
         error = (self.error[at].double() * r**2).clamp(max=1.0)  # scores have unit variance
         k, v = process.posterior(r, s)
         if s == 0:  # a chain that was sure of the last step would pay without end for a slip
@@ -261,31 +249,26 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
     def _log_weight(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Tensor:
         (y, c), n = self.cells(x, generator), len(x)
         restore, visits = self.restorer(condition), self.visits(self.likelihood_steps)
-        eps, top = rng.randn(y.shape, generator, y), visits[0][0]
-        z, wide = y + top * eps, 1 + top**2
-        total = 0.5 * (eps.square() - z.square() / wide + math.log(top**2 / wide)).sum(1)
+        z, total = bound.first(y, visits[0][0], generator)
         ct = c
         if self.chain is not None:
             t, zero = self._times(visits[0][1], n), self._times(0.0, n)
             ct = self.chain.noised(c, zero, t, generator)
             log_q = self.chain.rows(c, zero, t).log()
-            total = total + (self.chain.log_prior(ct) - _at(log_q, ct)).sum(1).to(total.dtype)
+            total = total + (self.chain.log_prior(ct) - discrete.at(log_q, ct)).sum(1).to(total.dtype)
         for (r, t), (s, before) in pairwise(visits):
             guess, table = restore(Cells(z, ct), r, t)
             variance = self._variance(r, s).to(y.dtype)
             if s == 0:
                 total = total + self._log_numbers(x, y, guess, variance.sqrt())
             else:
-                k, v = process.posterior(r, s)
-                eps = rng.randn(y.shape, generator, y)
-                off = (1 - k) * (y - guess) + math.sqrt(v) * eps  # z_s less the mean of p(z_s | z_k)
-                total = total + 0.5 * (eps.square() - off.square() / variance + (v / variance).log()).sum(1)
-                z = (1 - k) * y + k * z + math.sqrt(v) * eps
+                z, nats = bound.step(y, z, guess, variance, (r, s), generator)
+                total = total + nats
             if self.chain is not None:
                 times = self._times(before, n), self._times(t, n)
                 log_q, log_p = self.chain.log_posterior(ct, c, *times), self.chain.log_reverse(ct, table, *times)
                 ct = rng.categorical(log_q, generator)
-                total = total + (_at(log_p.double(), ct) - _at(log_q, ct)).sum(1).to(total.dtype)
+                total = total + (discrete.at(log_p.double(), ct) - discrete.at(log_q, ct)).sum(1).to(total.dtype)
         return total
 
     # -- sampling --------------------------------------------------------------------------------------------------
@@ -343,8 +326,3 @@ class TabDDPM(GenerativeModel, HasBound, Completes):
                     ct = torch.where(known_c, there, drawn)
                     ct = self.chain.noised(ct, *times, generator) if again else ct
         return self.rows(z, ct)
-
-
-def _at(table: Tensor, x: Tensor) -> Tensor:
-    """The entries (B, C) of a table (B, C, K) at x."""
-    return table.gather(-1, x.unsqueeze(-1)).squeeze(-1)

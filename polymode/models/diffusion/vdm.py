@@ -42,9 +42,10 @@ from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import require
 from polymode.core.spec import Levels, Spec
 from polymode.models.diffusion._diffusion import Diffusion
-from polymode.models.diffusion._network import Backbone
+from polymode.models.diffusion._network import Backbone, Context
 from polymode.parts.nn.conditioning import ConditionBy
 from polymode.parts.processes import gaussian as process
+from polymode.parts.processes.times import stratified
 from polymode.parts.samplers import diffusion as samplers
 
 
@@ -132,7 +133,7 @@ class VDM(Diffusion):
             u = torch.linspace(1, 0, steps, dtype=torch.float64, device=self.device)
             return (0.5 * self.gamma(u)[0]).exp().tolist()
 
-    def said(self, xt: Tensor, t: Tensor, context: Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
+    def said(self, xt: Tensor, t: Tensor, context: Context | Tensor | None, scales: tuple[Tensor, Tensor]) -> Tensor:
         if not self.fourier:
             return super().said(xt, t, context, scales)
         a, s = scales
@@ -144,7 +145,7 @@ class VDM(Diffusion):
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         x0 = self.decoder(x)
         condition = self.withheld_at_random(condition, generator)
-        u = self.stratified(len(x0), generator)
+        u = stratified(len(x0), generator, self._anchor)
         nats = self.diffusion_loss(x0, u, condition, generator)
         ends = self._end_nats(x, x0, generator)
         total = ends + nats

@@ -4,9 +4,8 @@
 
 `EnergyModel.potential` is E, `excess` f, `base_draws` draws from the base, whose Z is known: it makes exp(-E)
 normalisable, gives chains their start and annealing its first stage. `advance` moves chains and `log_partition` gives
-log Z. How f is learned is what the models differ in; `ReplayBuffer` keeps chains between visits for those that need
-some at every step (Tieleman 2008; Du and Mordatch 2019, arXiv:1903.08689, section 3.2); `_drift` tells whether
-draws of a model are those of its energy.
+log Z. How f is learned is what the models differ in; `_replay` keeps chains between visits for those that need some at
+every step; `_drift` tells whether draws of a model are those of its energy.
 
 f is a perceptron, or on images of 16x16 and more a stack of strided convolutions. Reals of few dimensions enter it with
 their sines and cosines, without which a perceptron is slow to learn narrow modes (Tancik et al. 2020,
@@ -23,7 +22,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymode.core import rng
@@ -333,43 +332,6 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
     def _every_point(self) -> Tensor | None:
         """All points of the lattice (N, F), None when they are too many."""
         return lattice_points(self.values, self.features.size)
-
-
-class ReplayBuffer(nn.Module):
-    """Chains that a model keeps between visits, a pool for each label; saved with the weights, and never data.
-
-    Args:
-        start: draws of the base (N, F); chains of label c are those whose index is c modulo `pools`.
-        restart: share of the visited chains that start again from the base.
-        pools: how many there are; N is a multiple of it.
-    """
-
-    chains: Tensor
-
-    def __init__(self, start: Tensor, restart: float, pools: int = 1) -> None:
-        super().__init__()
-        if not 0 <= restart <= 1:
-            raise PolymodeError(f"restart={restart}, expected a share between 0 and 1")
-        self.restart, self.pools = restart, pools
-        self.register_buffer("chains", start)
-
-    def visit(self, n: int, condition: Condition | None, generator: torch.Generator) -> Int[Tensor, " n"]:
-        """Indices of chains to move: of the row's label where there are pools."""
-        each, device = len(self.chains) // self.pools, self.chains.device
-        if self.pools == 1 and n <= each:
-            return torch.randperm(each, generator=generator)[:n].to(device)
-        drawn = rng.randint(each, (n,), generator, device) * self.pools
-        if self.pools == 1 or condition is None or condition.label is None:
-            return drawn
-        label = condition.label
-        if condition.dropped is not None:  # rows without a label go on from chains of any
-            label = torch.where(condition.dropped, rng.randint(self.pools, (n,), generator, device), label)
-        return drawn + label
-
-    def starts(self, visited: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
-        """The visited chains, some of them replaced by fresh draws of the base (n, F)."""
-        again = rng.rand((len(visited), 1), generator, fresh) < self.restart
-        return torch.where(again, fresh, self.chains[visited])
 
 
 def _kernel(sampler: Sampler, levels: int | None) -> tuple[langevin.Kernel, float | None]:

@@ -38,7 +38,8 @@ from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.spec import Spec
-from polymode.models.energy._energy import LARGEST_STEP, EnergyModel, ReplayBuffer, Sampler
+from polymode.models.energy._energy import LARGEST_STEP, EnergyModel, Sampler
+from polymode.models.energy._replay import ReplayBuffer
 from polymode.parts.nn.mlp import Activation
 from polymode.parts.samplers import langevin
 

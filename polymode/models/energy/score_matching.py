@@ -34,6 +34,7 @@ from polymode.core.spec import Spec
 from polymode.models.energy._energy import EnergyModel, Sampler
 from polymode.parts import score_matching
 from polymode.parts.nn.mlp import Activation
+from polymode.parts.solvers.divergence import probes
 
 Objective = Literal["denoising", "sliced"]
 
@@ -93,18 +94,13 @@ class ScoreMatching(EnergyModel):
             (slope,) = torch.autograd.grad(self.potential(y, context).sum(), y, create_graph=tracked)
         return -slope
 
-    def denoising(self, y: Tensor, eps: Tensor, context: Tensor | None) -> Float[Tensor, " B"]:
-        """The denoising objective of data y with noise eps (B, F)."""
-        return score_matching.denoising(lambda z: self.score_at(z, context), y, self.sigma, eps)
-
-    def sliced(self, y: Tensor, slices: Float[Tensor, "S B F"], context: Tensor | None) -> Float[Tensor, " B"]:
-        """The sliced objective, the mean over slices v."""
-        return score_matching.sliced(lambda z: self.score_at(z, context), y, slices)
-
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         """The objective of each row; not a likelihood."""
         context, y = self.context(condition), self.in_model_space(x, generator)
+
+        def score(z: Tensor) -> Tensor:
+            return self.score_at(z, context)
+
         if self.objective == "denoising":
-            return Loss(self.denoising(y, rng.randn(y.shape, generator, y), context))
-        signs = 2 * rng.randint(2, (self.slices, *y.shape), generator, y.device) - 1
-        return Loss(self.sliced(y, signs.to(y.dtype), context))
+            return Loss(score_matching.denoising(score, y, self.sigma, rng.randn(y.shape, generator, y)))
+        return Loss(score_matching.sliced(score, y, probes(y, self.slices, generator)))

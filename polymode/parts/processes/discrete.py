@@ -82,7 +82,7 @@ class Chain(ABC):
     def log_prior(self, x: Int[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """The log of the stationary distribution at x, which p(x_1) is."""
         table = self.stationary.to(x.device).log().expand(*x.shape, self.states)
-        return table.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        return at(table, x)
 
 
 class Replacement(Chain):
@@ -223,6 +223,11 @@ def moments(steps: int, n: int, device: torch.device | str = "cpu") -> list[Floa
     if steps < 1:
         raise PolymodeError(f"steps={steps}, expected at least 1")
     return [torch.full((n,), k / steps, dtype=torch.float64, device=device) for k in range(steps, -1, -1)]
+
+
+def at(table: Float[Tensor, "B D S"], x: Int[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """The entries of a table at symbols."""
+    return table.gather(-1, x.unsqueeze(-1)).squeeze(-1)
 
 
 def divergence(log_q: Float[Tensor, "B D S"], log_p: Float[Tensor, "B D S"]) -> Float[Tensor, "B D"]:

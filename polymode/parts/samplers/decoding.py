@@ -15,6 +15,7 @@ different lengths, the known part of what is to be completed), and a :class:`Rea
         arXiv:1609.08144, eq. 14)
     stop: a run of symbols that ends a sequence; what follows it is `filler`
     length: how many places are filled, the known ones among them; what follows is `filler`
+    watch: is told the symbols so far after each place (of a search, those of the best sequence yet); it changes nothing
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Decoding:
     length: int | None = None
     beams: int = 1
     length_penalty: float = 0.0
+    watch: Callable[[Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         check_options(self.temperature, self.top_k, self.top_p, self.min_p)
@@ -162,6 +164,8 @@ def draw_sequences(
             said = log_prob_of(own[:, -1], drawn)
             nats = nats + (said if going is None else said * going)
         x[:, t] = drawn if going is None else drawn.where(going, decoding.filler)
+        if decoding.watch is not None:
+            decoding.watch(x[:, : t + 1])
         if going is not None:
             going = going & ~decoding.ends(x[:, given : t + 1], None if known is None else known[:, given : t + 1])
             if not going.any():
@@ -215,6 +219,8 @@ def beam_search(
         nats = nats.gather(1, beam) + log_prob_of(own[rows].view(n, b, -1), symbol) * going
         x = x[rows]
         x[:, t] = symbol.flatten()
+        if decoding.watch is not None:
+            decoding.watch(x[_first(worth, lengths, decoding), : t + 1])
         seen = None if fixed is None else fixed[:, given : t + 1]
         going = going & ~decoding.ends(x[:, given : t + 1], seen).view(n, b)
         if not going.any():
@@ -223,9 +229,8 @@ def beam_search(
         if t + 1 < d:
             reader.keep(rows)
             guided, own = (logits[:, -1] for logits in reader.read(x[:, t : t + 1], t + 1))
-    first = (worth / _norm(lengths, decoding.length_penalty)).argmax(1, keepdim=True)
-    rows = torch.arange(n, device=x.device) * b + first.squeeze(1)
-    return torch.cat([x[rows], rest], dim=1), nats.gather(1, first).squeeze(1)
+    rows = _first(worth, lengths, decoding)
+    return torch.cat([x[rows], rest], dim=1), nats.flatten()[rows]
 
 
 def log_prob_of(logits: Float[Tensor, "*B K"], symbols: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
@@ -272,6 +277,12 @@ def _cut(x: Tensor, known: Tensor | None, decoding: Decoding) -> tuple[Tensor, T
 def _common(known: Tensor | None) -> int:
     """How many symbols every row begins with."""
     return 0 if known is None else int(known.long().cumprod(1).sum(1).min())
+
+
+def _first(worth: Tensor, lengths: Tensor, decoding: Decoding) -> Tensor:
+    """(n,) which of all rows (n b) is the best of its search, of beams (n, b)."""
+    best = (worth / _norm(lengths, decoding.length_penalty)).argmax(1)
+    return torch.arange(len(best), device=best.device) * worth.shape[1] + best
 
 
 def _norm(lengths: Tensor, penalty: float) -> Tensor:
