@@ -34,6 +34,7 @@ _SUFFIXES = {
     ".smi": "smiles", ".smiles": "smiles", ".mid": "midi", ".midi": "midi",
     ".py": "python",
 }  # fmt: skip
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: what is read from a folder only, and what it holds
 _FOLDERS = {"images": "images", "audio": "recordings", "midi": "MIDI files"}
 
@@ -199,9 +200,7 @@ def _unknown(text: str, path: Path) -> str:
 
 def _kind_of_folder(path: Path) -> str:
     """What most files of a folder are: images, audio, text, ..."""
-    images: Mapping[str, str] = dict.fromkeys(
-        (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "images"
-    )
+    images = dict.fromkeys(PICTURES, "images")
     kinds = {**images, ".wav": "audio", ".txt": "text", ".mid": "midi", ".midi": "midi", ".py": "python"}
     found = Counter(kinds.get(p.suffix.lower(), "") for p in path.rglob("*") if p.is_file())
     total = sum(found.values())

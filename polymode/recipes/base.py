@@ -52,7 +52,9 @@ class Recipe:
         data, reading: what `data.load` takes.
         training: what `fit` takes.
         condition: as `polymode fit --condition`.
-        cost: about how long, on what.
+        seeds: trainings, of as many seeds; what is measured is their mean. Where labels are withheld, a seed also says
+            which.
+        cost: about how long, on what; of one training.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Recipe:
     reading: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     condition: Literal["auto", "none", "label"] = "auto"
+    seeds: int = 1
     cost: str = ""
 
 

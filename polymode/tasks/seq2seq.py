@@ -2,8 +2,8 @@
 
     y = argmax_t p(y_t | y_<t, x) symbol by symbol,     or the likeliest of several sequences with beams=4
 
-A source is spelled in the symbols of the model's condition. Words are symbols that end with a space; white space
-between them is as good as one space.
+A source is spelled in the symbols of the model's condition. Words are symbols that end with a space, or symbols none of
+which holds white space and some of which are long (keywords); white space between them is as good as one space.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polymode.core import spec as specs
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import ConditionError, DataError, nearest
 from polymode.core.model import GenerativeModel
 from polymode.core.spelling import decode, encode
+
+#: letters of a symbol that is taken for a piece of a word, at most
+LONG = 6
 
 
 def reads_sources(condition_spec: ConditionSpec | None) -> bool:
@@ -37,10 +41,10 @@ def read_sources(sources: Sequence[str], condition_spec: ConditionSpec | None) -
     _, length = condition_spec.tokens
     symbols = condition_spec.token_symbols
     spelling = specs.tokens(length, symbols)
-    by_words = all(symbol.endswith(" ") for symbol in symbols if symbol)
+    by_words = are_words(symbols)
     ids = torch.full((len(sources), length), symbols.index("") if "" in symbols else 0)
     for row, source in zip(ids, sources, strict=True):
-        read = encode(_worded(source, symbols) if by_words else source, spelling)
+        read = _words(source, symbols) if by_words else encode(source, spelling)
         if len(read) > length or ("" not in symbols and len(read) < length):
             most = "up to " if "" in symbols else ""
             raise DataError(f"the source {source!r} has {len(read)} symbols, the model reads {most}{length}")
@@ -67,11 +71,19 @@ def translate(model: GenerativeModel, sources: Sequence[str], **options: Any) ->
     return [decode(row, model.spec).strip() for row in targets.flatten(1)]
 
 
-def _worded(source: str, symbols: tuple[str, ...]) -> str:
-    """A source as words that end with a space each."""
-    words = [f"{word} " for word in source.split()]
-    for word in words:
-        if word not in symbols:
-            hint = nearest(word[:-1], [s[:-1] for s in symbols if s]) or "; use those of the data it learned from"
-            raise DataError(f"{word[:-1]!r} is none of the {len(symbols) - 1} words that the model knows{hint}")
-    return "".join(words)
+def are_words(symbols: Sequence[str]) -> bool:
+    """Whether symbols are whole words, see the module."""
+    spelled = [s for s in symbols if s]
+    if all(s.endswith(" ") for s in spelled):
+        return True
+    return not any(c.isspace() for s in spelled for c in s) and any(len(s) > LONG for s in spelled)
+
+
+def _words(source: str, symbols: tuple[str, ...]) -> Tensor:
+    """The ids of the words of a source."""
+    place = {symbol.removesuffix(" "): i for i, symbol in enumerate(symbols) if symbol}
+    for word in (words := source.split()):
+        if word not in place:
+            hint = nearest(word, list(place)) or "; use those of the data it learned from"
+            raise DataError(f"{word!r} is none of the {len(place)} words that the model knows{hint}")
+    return torch.tensor([place[word] for word in words], dtype=torch.int64)

@@ -2,16 +2,18 @@
 
     x_{P+1} ... ~ p(. | x_1 ... x_P),     then again from the last half of a window, for as long as is wanted
 
-`continue_text` is the continuation; how texts are spelled by the symbols of the data is `core.spelling`. What a
-window's second half has seen is forgotten from one window to the next: the further, the more a text wanders.
+`continue_text` is the continuation, which may be watched; how texts are spelled by the symbols of the data is
+`core.spelling`. What a window's second half has seen is forgotten from one window to the next: the further, the more a
+text wanders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polymode.core import rng
 from polymode.core.capabilities import Continues, require
@@ -32,6 +34,7 @@ def continue_text(
     condition: Condition | None = None,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    on_text: Callable[[list[str]], None] | None = None,
     **options: Any,
 ) -> list[str]:
     """Texts that begin with the prompt.
@@ -42,6 +45,9 @@ def continue_text(
         n: how many texts of one prompt.
         stop: where one of these comes after the prompt, the text ends before it.
         condition: one row a text.
+        on_text: is told all texts as they are so far, after each symbol of a model that writes one after the other and
+            else after each window; a search may change its mind, a stop is cut off once it is whole. The last ones
+            told are those that come back, which are the same with it.
         options: of the model's decoding: temperature, top_k, top_p, min_p, repetition_penalty, beams, ...
 
     Raises:
@@ -69,21 +75,35 @@ def continue_text(
     texts = [list(spelled[text]) for text in prompts]
     wanted = [window if length is None else start + length for start in given]
     going = list(range(len(texts)))
+
+    def put(first: int, symbols: Tensor) -> None:
+        """The rows of the window that is being written, from one on, behind what stood before it."""
+        for k, row in enumerate(symbols.tolist(), first):
+            texts[going[k]] = before[k] + row[len(seen[k]) : ends[k]]
+
+    def so_far() -> list[str]:
+        written = [_text(ids[start:end], spec) for ids, start, end in zip(texts, given, wanted, strict=True)]
+        return [text + made[: _end(made, stops)] for text, made in zip(prompts, written, strict=True)]
+
+    def watch(first: int, symbols: Tensor) -> None:
+        put(first, symbols)
+        if on_text is not None:
+            on_text(so_far())
+
     while going:
-        seen = [texts[i] if len(texts[i]) < window else texts[i][-(window // 2) :] for i in going]
+        before = [texts[i] for i in going]
+        seen = [ids if len(ids) < window else ids[-(window // 2) :] for ids in before]
         ends = [min(window, len(start) + wanted[i] - len(texts[i])) for i, start in zip(going, seen, strict=True)]
         begun: dict[str, Any] = {"prefix": seen} if any(seen) else {}
         if isinstance(model, Continues):
-            begun["length"] = max(ends)
+            begun |= {"length": max(ends)} | ({} if on_text is None else {"watch": watch})
         rows = None if condition is None else condition[torch.tensor(going)]
-        drawn = model.sample(len(going), rows, generator=g, **begun, **options).long().flatten(1).tolist()
-        for i, start, end, row in zip(going, seen, ends, drawn, strict=True):
-            texts[i] += row[len(start) : end]
+        drawn = model.sample(len(going), rows, generator=g, **begun, **options)
+        watch(0, drawn.long().flatten(1))
         going = [
             i for i in going if len(texts[i]) < wanted[i] and _end(_text(texts[i][given[i] :], spec), stops) is None
         ]
-    written = [_text(ids[start:end], spec) for ids, start, end in zip(texts, given, wanted, strict=True)]
-    return [text + made[: _end(made, stops)] for text, made in zip(prompts, written, strict=True)]
+    return so_far()
 
 
 def _text(ids: list[int], spec: Spec) -> str:

@@ -22,7 +22,7 @@ import polymode as pm
 from polymode.app.cli.main import main
 from polymode.app.service import runs
 from polymode.core.errors import PolymodeError
-from polymode.train.log import read_history
+from polymode.train.history import read_history
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = ("--steps", "3", "--no-report", "--quiet", "--device", "cpu")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import polymode as pm
 from polymode.app.cli.main import main
 from polymode.core import spec as specs
+from polymode.core.capabilities import Continues
 from polymode.core.errors import CapabilityError, DataError, PolymodeError
 from polymode.tasks.text import continue_text, decode, encode
 
@@ -111,3 +114,42 @@ def test_another_text_is_scored_in_the_characters_of_the_run_or_not_at_all(
     assert main([*words, str(shouted), "--data-option", f"vocabulary={run}"]) == 2
     assert "characters that the vocabulary lacks, 'E', 'F'" in capsys.readouterr().err
     assert main([*words, str(other), "--data-option", f"vocabulary={run}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gru", {"n": 3, "length": 30, "temperature": 0.8}), ("gpt", {"length": 20, "stop": ["cb"]}),
+        ("gpt", {"length": 6, "beams": 3}), ("ngram", {"length": 9, "n": 2}), ("hmm", {"length": 8, "prompt": ""}),
+    ],
+)  # fmt: skip
+def test_a_watched_text_is_the_same_and_grows(name: str, options):
+    options = {"prompt": "ab", "seed": 4} | options
+    model = pm.create(name, specs.tokens(8, tuple("abc")), seed=0)
+    if name == "ngram":
+        model.fit_directly(torch.randint(3, (40, 8)), generator=torch.Generator().manual_seed(0))
+    told: list[list[str]] = []
+    plain, watched = continue_text(model, **options), continue_text(model, **options, on_text=told.append)
+    assert watched == plain
+    assert told[-1] == plain
+    if isinstance(model, Continues):  # a symbol at a time, from the first on
+        assert len(told[0][0]) == len(options["prompt"]) + 1
+    if not options.keys() & {"beams", "stop"}:  # a search changes its mind, a stop is cut off when it is whole
+        for before, after in itertools.pairwise(told):
+            assert all(b.startswith(a) for a, b in zip(before, after, strict=True))
+            assert not isinstance(model, Continues) or all(
+                len(b) <= len(a) + 1 for a, b in zip(before, after, strict=True)
+            )
+
+
+def test_prompts_of_different_lengths_and_batches_are_watched():
+    model = pm.create("gpt", specs.tokens(8, tuple("abc")), seed=0)
+    prompts, told = ["a", "abcabca", "", "bb"], []
+    plain = continue_text(model, prompts, length=12, seed=2, batch_size=3)
+    assert continue_text(model, prompts, length=12, seed=2, batch_size=3, on_text=told.append) == plain
+    assert told[-1] == plain
+    assert all(text.startswith(prompt) for texts in told for text, prompt in zip(texts, prompts, strict=True))
+    shown: list[tuple[int, int]] = []
+    x = model.sample(5, seed=1, batch_size=2, watch=lambda first, symbols: shown.append((first, len(symbols))))
+    assert (x == model.sample(5, seed=1, batch_size=2)).all()
+    assert set(shown) == {(0, 2), (2, 2), (4, 1)}

@@ -10,8 +10,8 @@ import pytest
 
 from polymode import catalogue
 from polymode.app.service import arguments
+from polymode.app.service.conditions import label_index
 from polymode.app.service.progress import duration, saving_on_interrupt
-from polymode.app.service.sample import label_index
 from polymode.app.service.schemas import DataOptions, FitSettings, make
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import ConditionError, PolymodeError

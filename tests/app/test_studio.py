@@ -16,16 +16,20 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import polymode as pm
 from polymode.app.service import workshop
+from polymode.app.service.complete import complete_drawn
+from polymode.app.service.editing import Edits, directions, named
 from polymode.app.service.jobs import Jobs, Runner
 from polymode.app.service.learning import Lesson, make_request, target_density
+from polymode.app.service.restore import restore
 from polymode.app.service.sample import sample
-from polymode.app.service.schemas import FitRequest, SampleRequest, make
+from polymode.app.service.schemas import FitRequest, LatentsRequest, RestoreRequest, SampleRequest, make
 from polymode.app.service.workshop import Kept, Shelf
-from polymode.core.errors import DataError, PolymodeError
+from polymode.core.errors import CapabilityError, ConditionError, DataError, PolymodeError
 
 WEIGHTS = [math.exp(-(((i - 8) / 4) ** 2) / 2) + 0.05 for i in range(24)]
 
@@ -66,6 +70,18 @@ def test_one_without_a_likelihood_is_measured_by_its_samples():
     fitted = list(Lesson(make_request(target="8gaussians", model="gmm")).frames())
     assert len(fitted) == 1
     assert fitted[0].distance < 0.1
+
+
+@pytest.mark.parametrize(("model", "meaning"), [("made", "test bits a pixel, exact"), ("rbm", "sliced Wasserstein")])
+def test_digits_are_shown_as_pictures(model, meaning):
+    request = make_request(
+        target="digits", model=model, steps=30, every=30, settings={"hidden": 16 if model == "rbm" else (32,)}
+    )
+    first, last = Lesson(request).frames()
+    assert last.samples.shape == (48, 48)
+    assert last.meaning.startswith(meaning)
+    assert last.distance < first.distance
+    assert target_density(request).shape == (48, 48)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +205,7 @@ def test_a_picture_brings_its_settings_and_the_same_bytes(shelf, tmp_path):
     request = SampleRequest(run=str(shelf.folder("ppca")), n=6, seed=11, out=str(tmp_path / "a.png"))
     sample(request)
     found = workshop.recipe_of(tmp_path / "a.png", shelf)
-    assert found == {"run": "ppca", "n": 6, "seed": 11, "label": None, "options": {}}
+    assert found == {"run": "ppca", "n": 6, "seed": 11, "given": {}, "negative": {}, "options": {}}
     kept = Kept()
     sample(request.model_copy(update={"out": str(tmp_path / "b.png")}), load=kept)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -236,8 +252,10 @@ def test_a_picture_of_absurd_size_is_refused(tmp_path):
     chunk = b"IHDR" + header
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     (tmp_path / "huge.png").write_bytes(png)
-    with pytest.raises(DataError):
-        workshop.check_picture(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png"):
+        workshop.opened(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png"):
+        workshop.opened(archive(tmp_path / "set.zip", {"set/huge.png": png}), tmp_path)
 
 
 def test_every_model_explains_itself():
@@ -249,6 +267,162 @@ def test_every_model_explains_itself():
         assert (Path(pm.__file__).parents[1] / found["file"]).is_file()
         untold = [o["option"] for o in found["options"] if not o["meaning"]]
         assert not untold, f"{row.name} does not say what {untold} are"
+
+
+# -- mending, painting, editing ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def mending(shelf, tmp_path_factory):
+    """Runs of the digits: a model with codes, and diffusion with and without labels, trained for four steps."""
+    root = tmp_path_factory.mktemp("mending")
+    data = pm.data.load("digits")
+    (root / "ppca").symlink_to(shelf.folder("ppca"))
+    for name, condition_spec in (("ddpm", None), ("labelled", data.condition_spec)):
+        model = pm.create("ddpm", data.spec, condition_spec, seed=0, widths=(8, 16), likelihood_steps=5)
+        pm.fit(model, data, out=root / name, steps=4, seed=0)
+    return root
+
+
+def uploads(folder: Path, *sizes: tuple[int, int]) -> list[Path]:
+    """Pictures in colour of (width, height)."""
+    from PIL import Image
+
+    rng, made = np.random.default_rng(3), []
+    for i, (width, height) in enumerate(sizes):
+        made.append(folder / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(made[-1])
+    return made
+
+
+def tiles(path: str | Path, across: int):
+    """The pictures of a sheet of 8 x 8 digits, (N, 8, 8)."""
+    from PIL import Image
+
+    pixels, step = np.asarray(Image.open(path)), 66
+    assert pixels.shape[1] == across * step - 2
+    found = [pixels[i : i + 64 : 8, j : j + 64 : 8] for i in range(0, len(pixels), step)
+             for j in range(0, pixels.shape[1], step)]  # fmt: skip
+    return np.stack(found)
+
+
+def cli(*words: object) -> None:
+    from polymode.app.cli.main import main
+
+    assert main([*map(str, words)]) == 0
+
+
+VERBS = [
+    ("ddpm", "upscale", {"factor": 4}), ("ddpm", "denoise", {"noise": 3.0}), ("ddpm", "deblur", {"blur": 0.7}),
+    ("ddpm", "complete", {"known": "left"}), ("ddpm", "vary", {"strength": 0.3}),
+    ("labelled", "vary", {"strength": 0.6, "given": {"label": "3"}}), ("ppca", "denoise", {}),
+    ("ppca", "complete", {}), ("ppca", "vary", {"strength": 0.4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "task", "own"), VERBS)
+def test_the_studio_mends_what_the_command_mends(mending, tmp_path, run, task, own):
+    """Test rows and uploaded pictures: the same bytes at the same seed."""
+    kept, folder = Kept(), str(mending / run)
+    flags = [w for k, v in own.items() for w in ([f"--{k}", f"label={v['label']}"] if k == "given" else [f"--{k}", v])]
+    request = make(
+        RestoreRequest, {"run": folder, "task": task, "n": 3, "seed": 5, "out": str(tmp_path / "page.png"), **own}
+    )
+    found = restore(request, load=kept)
+    cli("restore", folder, "--task", task, "-n", 3, "--seed", 5, "-o", tmp_path / "typed.png", *flags)
+    assert (tmp_path / "page.png").read_bytes() == (tmp_path / "typed.png").read_bytes()
+    assert ("consistency" in found) == ("psnr_plain" in found) == (task != "vary")
+
+    given = uploads(tmp_path, (20, 12), (8, 8))
+    asked = {"sources": list(map(str, given)), "out": str(tmp_path / "page")}
+    restore(request.model_copy(update=asked), load=kept, sheet=tmp_path / "sheet.png")
+    cli("restore", folder, *given, "--task", task, "--seed", 5, "-o", tmp_path / "typed", *flags)
+    for name in ("0.png", "1.png"):
+        assert (tmp_path / "page" / name).read_bytes() == (tmp_path / "typed" / name).read_bytes()
+    assert len(tiles(tmp_path / "sheet.png", 4)) == 4
+
+
+def test_what_a_model_has_no_way_to_do_is_told_in_a_sentence(mending, tmp_path):
+    cases = [
+        ("ppca", "upscale", CapabilityError, "PPCA .* has no restore"), ("ddpm", "colourise", DataError, "no colours"),
+        ("labelled", "vary", ConditionError, "given label, and none came"),
+    ]  # fmt: skip
+    for run, task, kind, told in cases:
+        sources = list(map(str, uploads(tmp_path, (8, 8)))) if run == "labelled" else []
+        values = {"run": str(mending / run), "task": task, "n": 1, "sources": sources, "seed": 0,
+                  "out": str(tmp_path / f"{task}.png")}  # fmt: skip
+        with pytest.raises(kind, match=told) as error:
+            restore(make(RestoreRequest, values))
+        assert "\n" not in str(error.value)
+    with pytest.raises(ConditionError, match="label came; leave it out"):
+        restore(make(RestoreRequest, {"run": str(mending / "ddpm"), "task": "vary", "given": {"label": "3"}}))
+
+
+@pytest.mark.parametrize(("run", "given"), [("ppca", {}), ("ddpm", {}), ("labelled", {"label": "7"})])
+def test_an_uploaded_picture_is_completed_where_it_was_painted(mending, tmp_path, run, given):
+    """It is fitted as files are; painted pixels are drawn anew, the others stay."""
+    from PIL import Image
+
+    from polymode.data.readers.images import fitted
+
+    file = uploads(tmp_path, (40, 24))[0]
+    picture = np.asarray(Image.open(file))
+    painted = np.zeros((24, 40), dtype=bool)
+    painted[:, 8:20] = True  # the left half of the 24 x 24 about the centre
+    told = complete_drawn(
+        mending / run, 0, painted, tmp_path / "filled.png", picture=picture, given=given, each=3, seed=1, load=Kept()
+    )
+    shown = tiles(tmp_path / "filled.png", 5)
+    model = pm.load(mending / run)
+    whole = np.round(fitted(file, model.spec)[0].numpy() * (255 / (model.spec.levels - 1)))
+    assert (shown[-1] == whole).all()
+    assert (shown[0, :, :4] == 128).all()
+    assert (shown[:, :, 4:] == whole[:, 4:]).all()
+    assert all((draw[:, :4] != whole[:, :4]).any() for draw in shown[1:4])
+    assert told["unknown"] == "50% of the picture"
+    assert (told["what is known"], told["picture"]) == ("unchanged", "40x24, fitted to 8x8")
+    beyond = np.zeros_like(painted)
+    beyond[:, :8] = True
+    with pytest.raises(PolymodeError, match="nothing was painted over"):
+        complete_drawn(mending / run, 0, beyond, tmp_path / "x.png", picture=picture, given=given)
+
+
+def test_transparency_goes_onto_white_and_other_arrays_are_refused(mending, tmp_path):
+
+    painted = np.zeros((8, 8), dtype=bool)
+    painted[:4] = True
+    clear = np.zeros((8, 8, 4), dtype=np.uint8)
+    complete_drawn(mending / "ppca", 0, painted, tmp_path / "filled.png", picture=clear, each=1)
+    assert (tiles(tmp_path / "filled.png", 3)[-1] == 255).all()
+    with pytest.raises(DataError, match="expected \\(H, W, 3\\)"):
+        complete_drawn(mending / "ppca", 0, painted, tmp_path / "x.png", picture=clear[..., 0])
+    with pytest.raises(ConditionError, match="given label, and none came"):
+        complete_drawn(mending / "labelled", 0, painted, tmp_path / "x.png", picture=clear[..., :3])
+
+
+def test_a_slider_moves_rows_as_the_command_does(mending, tmp_path, monkeypatch):
+    """One strength of an edit is a column of the command's sheet; the direction is learned at the first only."""
+    from polymode.app.service import latents as service
+
+    assert directions(mending / "ppca")[:10] == list("0123456789")
+    assert directions(mending / "ppca")[10:] == [f"principal:{k}" for k in range(1, 6)]
+    learned = []
+    begin = service.edit_of
+    monkeypatch.setattr(service, "edit_of", lambda *given: learned.append(given) or begin(*given))
+    kept = Kept()
+    edits = Edits(kept)
+    for direction, flag in (("3", "--attribute"), ("principal:2", "--direction")):
+        out = tmp_path / "typed.png"
+        strengths = ["--strength", "-2", "--strength", "1.5"]
+        cli("latents", "edit", mending / "ppca", "-n", 4, "--seed", 2, flag, direction, *strengths, "--out", out)
+        sheet = tiles(out, 3).reshape(4, 3, 8, 8)  # a row a datum, itself in front
+        learned.clear()
+        for column, strength in ((1, -2.0), (2, 1.5)):
+            values = {"verb": "edit", "run": str(mending / "ppca"), "n": 4, "seed": 2, "strengths": [strength],
+                      "out": str(tmp_path / "moved.png"), **named(direction)}  # fmt: skip
+            found = edits(make(LatentsRequest, values))
+            assert (tiles(found["out"], 4).reshape(2, 4, 8, 8) == sheet[:, [0, column]].swapaxes(0, 1)).all()
+        assert len(learned) == 1
+    with pytest.raises(ConditionError, match="there is no label 'smile'"):
+        edits(make(LatentsRequest, values | {"attribute": "smile", "direction": None}))
 
 
 # -- the server --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def test_a_recipe_begins_to_train(recipe: Recipe, tmp_path: Path, monkeypatch: p
     settings = recipe.settings | quick
     use(
         monkeypatch,
-        replace(recipe, settings=settings, training=training | {"steps": 2, "validation_rows": 8}, measures=()),
+        replace(
+            recipe, settings=settings, training=training | {"steps": 2, "validation_rows": 8}, measures=(), seeds=1
+        ),
     )
     asked = ReproduceRequest(recipe=recipe.name, out=str(tmp_path), results=str(tmp_path / "results"))
     monkeypatch.setattr(fit, "ROWS", 4)
@@ -108,6 +111,27 @@ def test_a_recipe_is_trained_measured_and_recorded(
     assert "small" in capsys.readouterr().out
     assert main(["reproduce", "smal"]) == 2
     assert "did you mean 'small'" in capsys.readouterr().err
+
+
+def test_several_seeds_are_trained_and_their_mean_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = Recipe("small", "m2", "digits", (Measure(unit="bits/symbol", aim=100.0), Measure("labels", "accuracy")),
+                   settings={"hidden": (8,)}, reading={"labelled": 20}, training={"steps": 3}, seeds=3,
+                   cost="a second")  # fmt: skip
+    use(monkeypatch, small)
+    found = reproduce(ReproduceRequest(recipe="small", out=str(tmp_path), results=str(tmp_path / "r")))
+    saved = json.loads((tmp_path / "r" / "small.json").read_text(encoding="utf-8"))
+    assert saved == json.loads(json.dumps(found["measurements"]))
+    for m in saved:
+        assert m["seeds"] == [0, 1, 2]
+        assert m["value"] == pytest.approx(statistics.mean(m["values"]))
+        assert m["std_error"] == pytest.approx(statistics.stdev(m["values"]) / 3**0.5)
+        assert "mean of 3 trainings" in m["protocol"]
+    assert len(set(saved[0]["values"])) == 3
+    assert saved[0]["reached"]
+    notes = [json.loads((tmp_path / n / "config.json").read_text())["source"] for n in ("small", "small-1", "small-2")]
+    assert [n["options"].get("seed", 0) for n in notes] == [0, 1, 2]
+    one = reproduce(ReproduceRequest(recipe="small", seeds=1, out=str(tmp_path), results=str(tmp_path / "r")))
+    assert one["measurements"][0]["value"] == saved[0]["values"][0]
 
 
 def test_results_are_of_recipes_and_hold_their_aims():

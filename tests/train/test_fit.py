@@ -21,7 +21,7 @@ from polymode.core.checkpoint import load
 from polymode.core.errors import CheckpointError, ConditionError, DataError, PolymodeError, TrainingError
 from polymode.core.loss import Loss, TrainingDefaults
 from polymode.core.model import GenerativeModel
-from polymode.train.log import read_history
+from polymode.train.history import read_history
 from tests.toys import blobs
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import polymode as pm
 from polymode.core.errors import PolymodeError
 from polymode.core.model import GenerativeModel
 from polymode.evaluate.diagnostics.collapse import collapse_watcher
-from polymode.train.log import Event, read_history
+from polymode.train.history import read_history
+from polymode.train.log import Event
 from tests.toys import blobs
 
 

@@ -36,6 +36,10 @@ def restore(
     ] = "top",
     share: Annotated[str, typer.Option(metavar="SHARE", help="of complete: how much of it is")] = "0.5",
     strength: Annotated[str, typer.Option(metavar="0-1", help="of vary: from nothing changed to nothing kept")] = "0.5",
+    given: Annotated[
+        list[str],
+        typer.Option("--given", metavar="PART=VALUE", help="of a condition: label=NAME (test rows have their own)"),
+    ] = [],  # noqa: B006
     n: Annotated[str, typer.Option("-n", "--n", metavar="INTEGER", help="test rows, where no files are given")] = "16",
     seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one by default")] = None,
     settings: Settings = [],  # noqa: B006
@@ -46,6 +50,7 @@ def restore(
     asked = {
         "run": run, "sources": sources or [], "task": task, "out": out, "factor": factor, "noise": noise, "blur": blur,
         "known": known, "share": share, "strength": strength, "n": n, "seed": seed,
+        "given": arguments.cells(given, "--given"),
         "options": arguments.pairs(settings, "--set"), "device": device,
     }  # fmt: skip
     request = make(RestoreRequest, asked, _flag)

@@ -134,6 +134,9 @@ def reproduce(
     out: Annotated[str, typer.Option(help="the run is in a folder of the recipe's name in it")] = "runs/recipes",
     results: Annotated[str, typer.Option(help="folder that what was obtained is written to")] = "results",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="of initial weights, order of data and draws")] = "0",
+    seeds: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="trainings, whose mean is told (default: as the recipe says)")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default what there is")] = None,
     fresh: Fresh = False,
     json: Json = False,
@@ -157,7 +160,8 @@ def reproduce(
             ],
         )
         return
-    asked = {"recipe": recipe, "out": out, "results": results, "seed": seed, "device": device, "fresh": fresh}
+    asked = {"recipe": recipe, "out": out, "results": results, "seed": seed, "seeds": seeds, "device": device,
+             "fresh": fresh}  # fmt: skip
     found = run(make(ReproduceRequest, asked, _flag), progress=Progress(quiet=quiet))
     if json:
         show.as_json(found)

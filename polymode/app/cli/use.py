@@ -41,6 +41,13 @@ def sample(
         str | None, typer.Option(metavar="INTEGER", help="repeats a draw; a new one each time by default")
     ] = None,
     label: Annotated[str | None, typer.Option(help="a class by name or number; all in turn by default")] = None,
+    given: Annotated[
+        list[str],
+        typer.Option("--given", metavar="PART=VALUE", help="of a condition: label=, vector=1,2 or tokens=WORDS"),
+    ] = [],  # noqa: B006
+    negative: Annotated[
+        list[str], typer.Option("--negative", metavar="PART=VALUE", help="what guidance leads away from, as --given")
+    ] = [],  # noqa: B006
     grammar: Grammar = None,
     movie: Annotated[
         str | None, typer.Option(metavar="FRAMES", help="chains on their way, as an animated .gif, in place of samples")
@@ -60,6 +67,7 @@ def sample(
     """Draw samples from a run. The form is a picture, a table, a text, recordings or arrays."""
     asked = {
         "run": run, "n": n, "out": out, "seed": seed, "label": label, "grammar": grammar,
+        "given": arguments.cells(given, "--given"), "negative": arguments.cells(negative, "--negative"),
         "movie": movie, "every": every, "options": arguments.pairs(settings, "--set"),
         "batch_size": batch_size, "device": device, "for_release": for_release, "licence": licence,
     }  # fmt: skip

@@ -193,7 +193,7 @@ class Comparison:
         return board
 
     def _one(self, name: str) -> Report:
-        from polymode.train.log import read_history
+        from polymode.train.history import read_history
 
         model, folder = self._build(name), None if self.out is None else self.out / name
         if folder is not None and self._is_done(model, folder):

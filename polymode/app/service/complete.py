@@ -4,7 +4,7 @@ empty cells of a table, or draw rows some of whose cells are given."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from polymode.core.condition import Condition
     from polymode.core.model import GenerativeModel
     from polymode.core.spec import Spec
     from polymode.data.dataset import DataSet
@@ -89,24 +90,28 @@ def complete_drawn(
     painted: np.ndarray,
     out: Path,
     *,
+    picture: np.ndarray | None = None,
+    given: Mapping[str, str] | None = None,
     each: int = 6,
     seed: int = 0,
     options: dict[str, Any] | None = None,
     load: Callable[[Path], GenerativeModel] | None = None,
 ) -> dict[str, Any]:
-    """Draws of the part of a test picture that was painted over, as a sheet: the hole, the draws, the picture.
+    """Draws of the part of a picture that was painted over, as a sheet: the hole, the draws, the picture.
 
     Args:
+        row: the test picture, where no other is given.
         painted: (h, w) bool of any size of the picture's shape, True where it is to be drawn anew; a pixel is unknown
             where more than half of it was painted.
+        picture: (H, W, 3) or, with transparency, (H, W, 4) uint8; cropped at its centre and resized to what the model
+            draws, and what was painted with it.
+        given: parts of the condition in words, see `service.conditions`; the others are those of the row.
         load: gives the model of a run's folder; by default it is read from there.
 
     Raises:
-        PolymodeError: nothing or everything was painted, or a model that completes nothing.
+        PolymodeError: nothing or everything was painted, or a model that completes nothing, or that needs a condition
+            which no one gives.
     """
-    import torch
-    from torch.nn import functional as F
-
     from polymode.app.service.building import load_model
     from polymode.core import rng
     from polymode.evaluate.likelihood import split_for
@@ -114,25 +119,76 @@ def complete_drawn(
 
     run = runs.read_run(folder)
     model = (load or load_model)(folder)
-    data = sources.load(*sources.source_of(run))
-    x = _test_picture(data, row)
-    _, condition = split_for(model, data.test).batch(slice(row, row + 1), rng.generator(seed))
-    share = F.interpolate(
-        torch.from_numpy(painted.astype("float32"))[None, None], size=tuple(model.spec.shape[-2:]), mode="area"
-    )
-    known = (share[0] <= 0.5).expand(model.spec.shape)
+    condition, what = None, {"row": row}
+    if picture is None:
+        data = sources.load(*sources.source_of(run))
+        x = _test_picture(data, row)
+        _, condition = split_for(model, data.test).batch(slice(row, row + 1), rng.generator(seed))
+    else:
+        x = _given_picture(picture, model.spec)
+        what = {"picture": "{1}x{0}, fitted to {3}x{2}".format(*picture.shape[:2], *x.shape[-2:])}
+    condition = condition_of_rows(model, condition, given or {}, 1)
+    known = ~_fitted_mask(painted, model.spec).expand(model.spec.shape)
     if bool(known.all()) or not bool(known.any()):
-        what = "nothing" if bool(known.all()) else "everything"
-        raise PolymodeError(f"{what} was painted over; paint over a part of the picture")
+        part = "nothing" if bool(known.all()) else "everything"
+        raise PolymodeError(f"{part} was painted over; paint over a part of the picture")
     filled = completions(
         model, x, known, each=each, condition=condition, generator=rng.generator(seed), **(options or {})
     )
-    told = {"known": "drawn by hand", "row": row} | (options or {})
-    provenance = provenance_of(run, each, seed, "that of the row", run.licence, told)
+    said = (given or {}) | {"known": "drawn by hand"} | what | (options or {})
+    provenance = provenance_of(run, each, seed, "that of the row" if picture is None else "given", run.licence, said)
     _sheet(model.spec, x, known, filled, out, provenance)
     changed = bool((filled[:, :, known] != x.unsqueeze(1)[:, :, known]).any())
     return {"draws": each, "seed": seed, "unknown": f"{1 - float(known.double().mean()):.0%} of the picture",
-            "what is known": "changed" if changed else "unchanged"}  # fmt: skip
+            "what is known": "changed" if changed else "unchanged"} | what  # fmt: skip
+
+
+def condition_of_rows(
+    model: GenerativeModel, own: Condition | None, given: Mapping[str, str], n: int
+) -> Condition | None:
+    """The condition of n data that are mended: their own, with the parts that are given in place of its own.
+
+    Raises:
+        ConditionError: a part that the model is not conditioned on, or that nobody gives.
+    """
+    from polymode.app.service.conditions import in_words, with_parts
+    from polymode.core.condition import Condition
+
+    spec = model.condition_spec
+    if spec is None:
+        if given:
+            raise ConditionError(f"the model has no condition, and {' and '.join(given)} came; leave it out")
+        return None
+    missing = [kind for kind in spec.kinds if kind not in given]
+    if own is None and missing:
+        said = f"only {in_words(spec, given)} came" if given else "none came"
+        raise ConditionError(f"the model draws given {' and '.join(missing)}, and {said}; give it with the pictures")
+    return with_parts(spec, own or Condition(), given, n) if given else own
+
+
+def _given_picture(picture: np.ndarray, spec: Spec) -> Tensor:
+    """A picture of any size as a datum (1, C, H, W)."""
+    from polymode.data.assemble import need
+    from polymode.data.readers.images import as_datum
+
+    if picture.ndim != 3 or picture.shape[2] not in (3, 4) or str(picture.dtype) != "uint8":
+        raise DataError(f"the picture is {picture.dtype} of shape {picture.shape}, expected (H, W, 3) uint8")
+    pil = need("PIL.Image", "pillow", "demo", "reading pictures")
+    return as_datum(pil.fromarray(picture), spec).unsqueeze(0)
+
+
+def _fitted_mask(painted: np.ndarray, spec: Spec) -> Tensor:
+    """(H, W) bool: pixels that were painted over by more than a half, cropped as pictures are."""
+    import numpy as np
+    import torch
+
+    from polymode.data.assemble import need
+
+    pil = need("PIL.Image", "pillow", "demo", "reading pictures")
+    ops = need("PIL.ImageOps", "pillow", "demo", "reading pictures")
+    height, width = spec.shape[-2:]
+    mask = pil.fromarray(painted.astype("float32"))
+    return torch.from_numpy(np.array(ops.fit(mask, (width, height), method=pil.Resampling.BOX)) > 0.5)
 
 
 def _test_picture(data: DataSet, row: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from polymode.app.service.schemas import EvaluateRequest
 from polymode.core.errors import PolymodeError
 
 if TYPE_CHECKING:
+    from polymode.core.model import GenerativeModel
     from polymode.evaluate.evaluator import Evaluator
     from polymode.evaluate.report import Report, Section
 
@@ -33,7 +35,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
 
     from polymode.app.service.building import load_model
     from polymode.evaluate.evaluator import Evaluator
-    from polymode.train.log import read_history
+    from polymode.train.history import read_history
 
     model = load_model(run.folder, request.device)
     data = sources.load(source, reading)
@@ -70,6 +72,42 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> d
     }  # fmt: skip
 
 
+def differences(request: EvaluateRequest, *, load: Callable[[Path], GenerativeModel] | None = None) -> dict[str, Any]:
+    """What separates a run from the one it is held `against`, on the same rows: a dictionary of `evaluate.paired.Pair`,
+    without a report.
+
+    Args:
+        request: what is asked; `sweep` and `out` mean nothing here.
+        load: gives the model of a run's folder; by default it is read from there.
+
+    Raises:
+        PolymodeError: no run or no other one, data that differ or can't be found, unknown metrics.
+    """
+    if request.against is None:
+        raise PolymodeError("one run was given, expected another one to hold it against; name it")
+    run, other = runs.read_run(request.run), runs.read_run(request.against)
+    if run.folder.resolve() == other.folder.resolve():
+        raise PolymodeError(f"{run.folder.name} came twice, expected two runs; choose another one beside it")
+    if run.fingerprint != other.fingerprint:
+        raise PolymodeError(
+            f"{run.folder.name} learned from {run.name} ({run.fingerprint}) and {other.folder.name} from {other.name} "
+            f"({other.fingerprint}), so no row is common to both; choose two runs of the same data"
+        )
+    source, reading = sources.source_for(run, request.data, request.reading)
+
+    from polymode.app.service.building import load_model
+    from polymode.evaluate.evaluator import Evaluator
+    from polymode.evaluate.paired import compare_pair
+
+    models = [load_model(r.folder, request.device) if load is None else load(r.folder) for r in (run, other)]
+    evaluator = Evaluator(
+        sources.load(source, reading), n=request.n, seed=request.seed, limit=request.limit,
+        metrics=request.metrics or None, features=request.features, num_samples=request.num_samples, ceiling=False,
+        estimator=request.estimator,
+    )  # fmt: skip
+    return compare_pair(*models, evaluator=evaluator, names=_names(run, other)).to_dict()
+
+
 def sweep_of(text: str) -> tuple[str, list[Any]]:
     """(option, values) of ``temperature=0.5,0.7,1.0``.
 
@@ -93,10 +131,14 @@ def _against(
     if other.fingerprint != evaluator.data.fingerprint:
         here = evaluator.data.fingerprint
         notes.append(f"{other.folder} learned from other data (fingerprint {other.fingerprint}, here {here})")
-    names = (run.model, other.model)
-    if run.model == other.model:
-        short = run.folder.name != other.folder.name
-        first, second = (r.folder.name if short else r.folder for r in (run, other))
-        names = (f"{run.model} ({first})", f"{other.model} ({second})")
     rival = load_model(other.folder, device)
-    return compare_pair(report, rival, evaluator=evaluator, names=names).section()
+    return compare_pair(report, rival, evaluator=evaluator, names=_names(run, other)).section()
+
+
+def _names(run: runs.RunConfig, other: runs.RunConfig) -> tuple[str, str]:
+    """Two runs by their models, and by their folders where these are the same."""
+    if run.model != other.model:
+        return run.model, other.model
+    short = run.folder.name != other.folder.name
+    first, second = (r.folder.name if short else r.folder for r in (run, other))
+    return f"{run.model} ({first})", f"{other.model} ({second})"

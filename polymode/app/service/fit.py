@@ -181,7 +181,8 @@ def _as_saved(value: Any) -> Any:
 def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, *, report: bool) -> dict[str, Any]:
     """Samples, report and likelihood of a trained model; what can't be made is told, since the run itself is safe."""
     from polymode.app.service.building import sample_name
-    from polymode.app.service.sample import condition_of_samples, provenance_of, write_drawn
+    from polymode.app.service.conditions import condition_of_samples
+    from polymode.app.service.sample import provenance_of, write_drawn
     from polymode.data.provenance import is_stated
     from polymode.evaluate.evaluator import evaluate
     from polymode.evaluate.likelihood import log_likelihood
@@ -197,7 +198,7 @@ def _finish(run: Run, data: DataSet, plan: Plan, seed: int, progress: Progress, 
     likelihood, accuracy = None, []
     progress.say("drawing samples")
     try:
-        condition, told = condition_of_samples(run.model, SHOWN, None, data=data, seed=seed)
+        condition, told = condition_of_samples(run.model, SHOWN, {}, data=data, seed=seed)
         x = run.model.sample(SHOWN, condition, seed=seed)
         path = plan.folder / runs.SAMPLES / sample_name(run.model.spec)
         provenance = provenance_of(runs.read_run(plan.folder), len(x), seed, told, data.licence, {})

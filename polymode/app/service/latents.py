@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
-from polymode.app.service.sample import label_index, provenance_of
+from polymode.app.service.conditions import label_index
+from polymode.app.service.sample import provenance_of
 from polymode.app.service.schemas import LatentsRequest
 from polymode.core.errors import ConditionError, DataError, PolymodeError
 
@@ -26,9 +29,13 @@ SHOWN = 8
 LEARNED = 2000
 
 
-def latents(request: LatentsRequest) -> dict[str, Any]:
+def latents(request: LatentsRequest, *, load: Callable[[Path], GenerativeModel] | None = None) -> dict[str, Any]:
     """One verb on the codes of a run, in a file: for pictures a sheet with a row a datum (the datum in front), for
     everything else the data in order, all of one row before those of the next.
+
+    Args:
+        request: what is asked.
+        load: gives the model of a run's folder; by default it is read from there.
 
     Raises:
         PolymodeError: no run, a model without codes, a dimension, label or direction that there is not, a file that
@@ -42,7 +49,7 @@ def latents(request: LatentsRequest) -> dict[str, Any]:
     from polymode.core.capabilities import HasLatents, require
     from polymode.evaluate.likelihood import split_for
 
-    model = load_model(run.folder, request.device)
+    model = load_model(run.folder, request.device) if load is None else load(run.folder)
     require(model, HasLatents, "code")
     data = sources.load(source, reading)
     if why := model.spec.misfit(data.spec):
@@ -93,14 +100,33 @@ def _done(
             )
             return found.flatten(1, 2), {"dims": dims, "span": request.span}
         case _:
-            return _edited(request, run, model, data, x, condition, g)
+            edit = edit_of(request, run, model, data, x, condition, g)
+            return edit.moved(request.strengths), {
+                "direction": edit.name, "strengths": request.strengths if edit.is_graded else []
+            }  # fmt: skip
 
 
-def _edited(
+@dataclass(frozen=True)
+class Edit:
+    """Data to be moved along a direction.
+
+    Args:
+        moved: gives them (N, S, *shape), moved by S strengths.
+        name: of the direction.
+        is_graded: whether strengths matter; not where a model that is conditioned on an attribute decodes them under
+            it.
+    """
+
+    moved: Callable[[Sequence[float]], Tensor]
+    name: str
+    is_graded: bool = True
+
+
+def edit_of(
     request: LatentsRequest, run: runs.RunConfig, model: GenerativeModel, data: DataSet, x: Tensor,
     condition: Condition | None, g: Any,
-) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
-    """Data moved along a direction; where the model is conditioned on the attribute itself, decoded under another."""
+) -> Edit:  # fmt: skip
+    """How data x (N, *shape) are edited: along a direction, which is learned here, or by another label."""
     from polymode.core.condition import label as by_label
     from polymode.tasks import latents as verbs
 
@@ -110,13 +136,12 @@ def _edited(
         if model.condition_spec.kinds != ("label",):
             raise ConditionError(f"{run.folder} is conditioned on {' and '.join(condition.kinds)}, which has no label")
         new = by_label(label_index(model.condition_spec, request.attribute), len(x))
-        found = verbs.recondition(model, x, condition, new).unsqueeze(1)
-        return found, {"direction": f"decoded under the label {request.attribute}", "strengths": []}
+        name = f"decoded under the label {request.attribute}"
+        return Edit(lambda _: verbs.recondition(model, x, condition, new).unsqueeze(1), name, is_graded=False)
     rows, given = data.train.take(LEARNED, g)
     codes = verbs.embed(model, rows, None if model.condition_spec is None else given)
     direction = _direction(request, model, data, codes, given)
-    found = verbs.edit(model, x, direction, request.strengths, condition)
-    return found, {"direction": direction.name, "strengths": request.strengths}
+    return Edit(lambda strengths: verbs.edit(model, x, direction, strengths, condition), direction.name)
 
 
 def _direction(

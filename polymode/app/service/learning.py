@@ -6,6 +6,7 @@ every few steps: samples, the density where the model has one, and how far it is
     KL(target || model) = sum_x p(x) log p(x) / q(x)         exact on a histogram; on toys its mean over fixed points of
                                                              the target, an upper bound where q is a lower bound
     sliced Wasserstein                                       of samples, for models without a likelihood
+    -log2 q(x) / D                                           of digits, whose own density nobody knows: their test rows
 
 The training is `polymode.train.fit` with a watcher that waits at a gate, so that what is watched is what `polymode fit`
 does, and the same seed shows the same frames, byte for byte.
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     from polymode.data.dataset import DataSet
 
 TOYS = ("8gaussians", "moons", "pinwheel", "checkerboard", "spirals", "25gaussians")
-HISTOGRAM = "histogram"
+HISTOGRAM, DIGITS = "histogram", "digits"
 #: half the side of the square that toys are shown on, points a side of the density, samples and scored points a frame
 EXTENT, GRID, SHOWN, SCORED = 4.5, 64, 600, 500
+#: pictures a side of the sheet that digits are shown on
+SIDE = 6
 #: rows that a histogram is turned into
 ROWS = 2048
 #: one model's construction at a time, because it draws from the global generator
@@ -66,8 +69,7 @@ class Frame:
         step, steps: of the training, and its length.
         distance, meaning: how far the model is from the target, and what that number is.
         density: (GRID, GRID) of a toy, rows from the top, or (K,) of a histogram; None where the model has none.
-        samples: (N, 2) of a toy, or (K,) counts of a histogram.
-        losses: of the training step.
+        samples: (N, 2) of a toy, (K,) counts of a histogram, or a sheet of pictures (H, W) uint8.
     """
 
     step: int
@@ -76,7 +78,6 @@ class Frame:
     meaning: str
     density: np.ndarray | None = field(repr=False)
     samples: np.ndarray = field(repr=False)
-    message: str = ""
 
 
 class Lesson:
@@ -174,9 +175,11 @@ class Lesson:
         model.eval()
         try:
             with torch.no_grad():
-                x = model.sample(SHOWN, seed=1)
+                x = model.sample(SIDE**2 if self.request.target == DIGITS else SHOWN, seed=1)
             if self.request.target == HISTOGRAM:
                 return self._of_histogram(model, step, x)
+            if self.request.target == DIGITS:
+                return self._of_digits(model, step, x)
             return self._of_toy(model, step, x)
         finally:
             model.train(training)
@@ -195,6 +198,20 @@ class Lesson:
         some = p > 0
         kl = float((p[some] * (p[some].log() - nats.double()[some])).sum())
         return Frame(step, self.request.steps, kl, _meaning(kind), nats.double().exp().numpy(), counts)
+
+    def _of_digits(self, model: GenerativeModel, step: int, x: Tensor) -> Frame:
+        from polymode.core.capabilities import HasBound, HasLogProb
+        from polymode.evaluate.metrics.sliced_wasserstein import sliced_wasserstein
+
+        rows, shown = self.target.test.x, _sheet(self.target, x)
+        if isinstance(model, HasLogProb | HasBound):  # normalising an energy would take longer than the steps between
+            nats, kind = _scored(model, rows)
+            assert nats is not None
+            bits = -float(nats.double().mean()) / (math.log(2) * self.target.spec.num_dims)
+            return Frame(step, self.request.steps, bits, f"test bits a pixel, {kind}", None, shown)
+        with_all = model.sample(len(rows), seed=2)
+        distance = sliced_wasserstein(rows.flatten(1).float(), with_all.flatten(1).float(), generator=_generator(0))[0]
+        return Frame(step, self.request.steps, distance, "sliced Wasserstein of samples", None, shown)
 
     def _of_toy(self, model: GenerativeModel, step: int, x: Tensor) -> Frame:
         import torch
@@ -229,10 +246,10 @@ def target_of(request: LessonRequest) -> DataSet:
     """The data set that is learned: a toy, or the rows that a drawn histogram stands for."""
     if request.target == HISTOGRAM:
         return _histogram(request.weights)
-    if request.target not in TOYS:
+    targets = (*TOYS, HISTOGRAM, DIGITS)
+    if request.target not in targets:
         raise PolymodeError(
-            f"there is no target {request.target!r}{nearest(request.target, (*TOYS, HISTOGRAM))}; there are "
-            f"{', '.join(TOYS)} and {HISTOGRAM}"
+            f"there is no target {request.target!r}{nearest(request.target, targets)}; there are {', '.join(targets)}"
         )
     from polymode.data.loader import load
 
@@ -241,12 +258,14 @@ def target_of(request: LessonRequest) -> DataSet:
 
 
 def target_density(request: LessonRequest) -> np.ndarray:
-    """The density of the target as a frame's: (GRID, GRID), rows from the top, or (K,)."""
+    """The target as frames show it: a density (GRID, GRID), rows from the top, or (K,); of digits a sheet of some."""
     import numpy as np
 
     if request.target == HISTOGRAM:
         return np.array(shares(request.weights))
     target = target_of(request)
+    if request.target == DIGITS:
+        return _sheet(target, target.test.x[: SIDE**2])
     assert target.log_density is not None
     values = target.log_density(_grid())
     return (values - values.max()).exp().view(GRID, GRID).flip(0).numpy()
@@ -279,6 +298,14 @@ def _histogram(weights: list[float]) -> DataSet:
     part = Split(x)
     spec = Spec("vector", (1,), Levels(len(weights)))
     return DataSet("histogram", spec, part, Split(x[:1000]), Split(x[:1000]), source="drawn by hand")
+
+
+def _sheet(data: DataSet, x: Tensor) -> np.ndarray:
+    """Pictures (SIDE^2, 1, h, w) beside and under each other, (SIDE h, SIDE w) uint8."""
+    from polymode.data.write import to_pixels
+
+    pixels = to_pixels(data.spec, x)[:, 0]
+    return pixels.unflatten(0, (SIDE, SIDE)).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
 def _scored(model: GenerativeModel, x: Tensor) -> tuple[Tensor | None, str]:

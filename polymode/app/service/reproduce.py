@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,28 +34,43 @@ def recipes() -> list[dict[str, Any]]:
 
 
 def reproduce(request: ReproduceRequest, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Train a recipe, or go on with it, measure it, and write results/<recipe>.json.
+    """Train a recipe, or go on with it, measure it, and write results/<recipe>.json; of several seeds the means.
 
     Returns:
-        ``measurements`` as they are in the file, ``file``, ``run``, and ``reached``: whether every aim was.
+        ``measurements`` as they are in the file, ``file``, ``run`` (of the first seed), and ``reached``: whether every
+        aim was.
 
     Raises:
         PolymodeError: an unknown recipe, data that are not there, a training that was interrupted.
     """
     progress = progress or Progress(quiet=True)
     recipe = find(request.recipe)
-    folder = Path(request.out).expanduser() / recipe.name
-    fitted = fitting.fit(_request(recipe, folder, request), progress=progress)
+    count = request.seeds or recipe.seeds
+    of_seeds = [_of_seed(recipe, request, seed, progress) for seed in range(request.seed, request.seed + count)]
+    entries = [_mean(each) for each in zip(*of_seeds, strict=True)] if count > 1 else of_seeds[0]
+    for entry, measure in zip(entries, recipe.measures, strict=True):
+        entry |= _aims(measure, entry["value"])
+    file = Path(request.results).expanduser() / f"{recipe.name}.json"
+    records.save(file, entries)
+    reached = [e["reached"] for e in entries if e["reached"] is not None]
+    folder = _folder(recipe, request, request.seed)
+    return {"measurements": entries, "file": str(file), "run": str(folder), "reached": all(reached)}
+
+
+def _of_seed(recipe: Recipe, request: ReproduceRequest, seed: int, progress: Progress) -> list[dict[str, Any]]:
+    """One training and what is measured of it; the curve of its validations stands with the first."""
+    folder, reading = _folder(recipe, request, seed), _reading(recipe, seed)
+    fitted = fitting.fit(_request(recipe, folder, reading, request, seed), progress=progress)
     if fitted.stopped:
         raise PolymodeError(f"{recipe.name} was stopped by {fitted.stopped}; give the same command to go on with it")
 
     from polymode.app.service.building import load_model
-    from polymode.train.log import read_history
+    from polymode.train.history import read_history
 
     run = runs.read_run(folder)
-    model, data = load_model(folder, request.device or "cpu"), sources.load(recipe.data, recipe.reading)
+    model, data = load_model(folder, request.device or "cpu"), sources.load(recipe.data, reading)
     told = {
-        "recipe": recipe.name, "model": recipe.model, "data": recipe.data, "seeds": [request.seed],
+        "recipe": recipe.name, "model": recipe.model, "data": recipe.data, "seeds": [seed],
         "command": f"polymode reproduce {recipe.name}", "hardware": records.hardware(),
         "seconds": round(float(runs.last_entry(run.folder).get("seconds", 0.0)), 1),
         "versions": records.versions(PACKAGES), "commit": records.commit(),
@@ -63,24 +79,42 @@ def reproduce(request: ReproduceRequest, *, progress: Progress | None = None) ->
     for measure in recipe.measures:
         progress.say(f"measuring {measure.metric}")
         found = _likelihood if measure.metric == "likelihood" else _metric
-        obtained = found(measure, model, data, request.seed)
-        entries.append(told | obtained | _aims(measure, obtained["value"]))
+        entries.append(told | found(measure, model, data, seed))
     curve = [(e["seconds"], e["loss"]) for e in read_history(folder) if e["kind"] == "validation"]
     if entries:
         entries[0]["curve"] = curve  # (seconds, loss) of the validations
-    file = Path(request.results).expanduser() / f"{recipe.name}.json"
-    records.save(file, entries)
-    reached = [e["reached"] for e in entries if e["reached"] is not None]
-    return {"measurements": entries, "file": str(file), "run": str(folder), "reached": all(reached)}
+    return entries
 
 
-def _request(recipe: Recipe, folder: Path, request: ReproduceRequest) -> FitRequest:
+def _mean(each: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """One measurement of several trainings: the mean of its values, and the standard error of that."""
+    values = [e["value"] for e in each]
+    known = [v for v in values if v is not None]
+    error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) == len(values) else None
+    return each[0] | {
+        "seeds": [e["seeds"][0] for e in each], "seconds": round(sum(e["seconds"] for e in each), 1),
+        "value": statistics.mean(known) if len(known) == len(values) else None, "std_error": error, "values": values,
+        "protocol": f"{each[0]['protocol']}; mean of {len(each)} trainings, the error is over them",
+    }  # fmt: skip
+
+
+def _folder(recipe: Recipe, request: ReproduceRequest, seed: int) -> Path:
+    name = recipe.name if seed == request.seed else f"{recipe.name}-{seed}"
+    return Path(request.out).expanduser() / name
+
+
+def _reading(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """How the data are read; where labels are withheld, the seed says which."""
+    return recipe.reading | ({"seed": seed} if "labelled" in recipe.reading else {})
+
+
+def _request(recipe: Recipe, folder: Path, reading: dict[str, Any], request: ReproduceRequest, seed: int) -> FitRequest:
     """The training as `fit` is asked; one that has begun is gone on with."""
     going = runs.is_run(folder) and not request.fresh
-    training = FitSettings(**(recipe.training | {"seed": request.seed, "device": request.device}))
+    training = FitSettings(**(recipe.training | {"seed": seed, "device": request.device}))
     return FitRequest(
         data=recipe.data, model=recipe.model, settings=recipe.settings, out=str(folder), condition=recipe.condition,
-        resume=going, fresh=request.fresh, report=False, reading=DataOptions(more=recipe.reading), training=training,
+        resume=going, fresh=request.fresh, report=False, reading=DataOptions(more=reading), training=training,
         command=f"polymode reproduce {recipe.name}",
     )  # fmt: skip
 

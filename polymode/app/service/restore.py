@@ -4,11 +4,13 @@ coloured, completed; or varied."""
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
+from polymode.app.service.complete import condition_of_rows
 from polymode.app.service.schemas import RestoreRequest
 from polymode.app.service.translate import before_and_after, pictures
 from polymode.core.errors import DataError
@@ -27,9 +29,16 @@ FOLDER, SHEET = "restored", "restored.png"
 EQUAL = 99.0
 
 
-def restore(request: RestoreRequest) -> dict[str, Any]:
+def restore(
+    request: RestoreRequest, *, load: Callable[[Path], GenerativeModel] | None = None, sheet: Path | None = None
+) -> dict[str, Any]:
     """What damaged pictures become: one .png a picture, of its name, in a folder; or a sheet of before and after in one
     .png. Of test rows, how near they are to what they were, with A^+ y beside.
+
+    Args:
+        request: what is asked.
+        load: gives the model of a run's folder; by default it is read from there.
+        sheet: a .png for before and after, beside pictures in a folder.
 
     Raises:
         PolymodeError: no run, a model that has no such verb, no pictures, a damage that does not fit them, a file that
@@ -43,7 +52,7 @@ def restore(request: RestoreRequest) -> dict[str, Any]:
     from polymode.data.write import write_samples
     from polymode.evaluate.fidelity import psnr
 
-    model = load_model(run.folder, request.device)
+    model = load_model(run.folder, request.device) if load is None else load(run.folder)
     if model.spec.kind != "image" or model.spec.levels is None:
         raise DataError(f"pictures are mended by a run that learned pictures, and {run.folder} learned {model.spec}")
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
@@ -55,16 +64,20 @@ def restore(request: RestoreRequest) -> dict[str, Any]:
     if request.sources:
         y, names = pictures(request.sources, before)
     else:
-        clean, condition = _test_rows(run, request.n, g)
+        clean, condition = _test_rows(run, model, request.n, g)
         y = _damaged(request, clean, operator, before, g)
+    if request.given or not _is_told_by_picture(request, model):
+        condition = condition_of_rows(model, condition, request.given, len(y))
     x = _mended(request, model, y, operator, condition, g)
     out = Path(request.out).expanduser() if request.out else run.folder / runs.SAMPLES / (FOLDER if names else SHEET)
-    told = {"task": request.task} | request.options
+    told = {"task": request.task} | request.given | request.options
     provenance = provenance_of(run, len(x), seed, "pictures given", run.licence, told)
     if out.suffix.lower() == ".png" and not (len(names) == 1 and request.out):
         path = before_and_after(out, before, y, model.spec, x, provenance)
     else:
         path = write_samples(model.spec, x, out, provenance=provenance, names=names or None)
+        if sheet is not None:
+            before_and_after(sheet, before, y, model.spec, x, provenance)
     answer = {
         "run": str(run.folder), "model": run.model, "out": str(path), "n": len(x), "task": request.task, "seed": seed,
         "from": names[:20] or "test rows", "what": str(model.spec),
@@ -95,9 +108,20 @@ def _damage(request: RestoreRequest, spec: Spec, g: torch.Generator) -> tuple[An
     return operator, replace(spec, shape=shape)
 
 
-def _test_rows(run: runs.RunConfig, n: int, g: torch.Generator) -> tuple[Tensor, Condition | None]:
+def _test_rows(
+    run: runs.RunConfig, model: GenerativeModel, n: int, g: torch.Generator
+) -> tuple[Tensor, Condition | None]:
+    from polymode.evaluate.likelihood import split_for
+
     data = sources.load(*sources.source_of(run))
-    return data.test.take(n, g)
+    return split_for(model, data.test).take(n, g)
+
+
+def _is_told_by_picture(request: RestoreRequest, model: GenerativeModel) -> bool:
+    """Whether a model learned the very task, so that the picture is its whole condition."""
+    from polymode.tasks.restoration import learned_source
+
+    return request.task in ("upscale", "colourise") and learned_source(model) is not None
 
 
 def _damaged(request: RestoreRequest, x: Tensor, operator: Any, before: Spec, g: torch.Generator) -> Tensor:
@@ -124,7 +148,7 @@ def _mended(
     from polymode.tasks import restoration as tasks
 
     told: dict[str, Any] = {"generator": g, **request.options}
-    learned = tasks.learned_source(model) is not None
+    learned = _is_told_by_picture(request, model)
     match request.task:
         case "upscale":
             return tasks.upscale(model, y, request.factor, None if learned else condition, **told)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from polymode.core.errors import CheckpointError, PolymodeError
+from polymode.train.history import METRICS, read_history
 
-CONFIG, METRICS, REPORT, SAMPLES = "config.json", "metrics.jsonl", "report.html", "samples"
+CONFIG, REPORT, SAMPLES = "config.json", "report.html", "samples"
 #: everything that a run's folder may hold of ours
 FILES = (CONFIG, "model.safetensors", METRICS, "trainer.pt", REPORT, "README.md", SAMPLES, "tensorboard")
 #: what training with remedies leaves beside a run
@@ -71,20 +72,9 @@ def read_run(folder: str | Path) -> RunConfig:
         raise CheckpointError(f"{path} is damaged ({reason}); restore it or train again") from None
 
 
-def history(folder: str | Path) -> list[dict[str, Any]]:
-    """The whole entries of metrics.jsonl."""
-    path, found = Path(folder) / METRICS, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
-
-
 def last_entry(folder: str | Path) -> dict[str, Any]:
     """The last whole entry of metrics.jsonl, empty when there is none."""
-    return next(reversed(history(folder)), {})
+    return next(reversed(read_history(folder)), {})
 
 
 def is_finished(folder: str | Path) -> bool:

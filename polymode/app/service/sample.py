@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from polymode import catalogue
 from polymode.app.service import data as sources
 from polymode.app.service import runs
+from polymode.app.service.conditions import condition_of_samples, needs_data, negative_of
 from polymode.app.service.schemas import SampleRequest, SampleResult
-from polymode.core.errors import ConditionError, PolymodeError, nearest
+from polymode.core.errors import ConditionError, PolymodeError
 from polymode.data.provenance import check_release, stated_by_user
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from polymode.core.condition import Condition, ConditionSpec
+    from polymode.core.condition import Condition
     from polymode.core.model import GenerativeModel
-    from polymode.data.dataset import DataSet
 
 
 def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | None = None) -> SampleResult:
@@ -40,6 +40,7 @@ def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | 
         check_release(licence, run.name)
     if request.label is not None and not run.conditional:
         raise ConditionError(f"{run.folder} was trained without labels, so --label means nothing; leave it out")
+    given = request.given | ({} if request.label is None else {"label": request.label})
 
     from polymode.app.service.building import load_model, sample_name
 
@@ -47,10 +48,12 @@ def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | 
     name = sample_name(model.spec) if request.movie is None else "chains.gif"
     out = Path(request.out) if request.out else run.folder / runs.SAMPLES / name
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
-    kinds = () if model.condition_spec is None else model.condition_spec.kinds
-    data = sources.load(*sources.source_of(run)) if kinds not in ((), ("label",)) else None
-    condition, told = condition_of_samples(model, request.n, request.label, data=data, seed=seed)
+    data = sources.load(*sources.source_of(run)) if needs_data(model.condition_spec, given) else None
+    condition, told = condition_of_samples(model, request.n, given, data=data, seed=seed)
     options, said = dict(request.options), dict(request.options)
+    negative, led_from = negative_of(model, condition, request.negative, request.n)
+    if negative is not None:
+        options["negative"] = negative
     if request.grammar is not None:
         from polymode.tasks.grammar import allowed
 
@@ -67,9 +70,11 @@ def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | 
         raise PolymodeError(f"{run.model} can't sample with {given} ({error})") from None
     seconds = time.perf_counter() - begun
     provenance = provenance_of(run, len(x), seed, told, licence, said)
+    provenance |= {k: v for k, v in (("given", given), ("negative", request.negative)) if v}
     path = write_drawn(model, x, condition, out, provenance)
     return SampleResult(
-        run=str(run.folder), out=str(path), n=len(x), seed=seed, condition=told, what=str(model.spec),
+        run=str(run.folder), out=str(path), n=len(x), seed=seed,
+        condition=f"{told}; away from {led_from}" if led_from else told, what=str(model.spec),
         seconds=round(seconds, 3), licence=licence,
     )  # fmt: skip
 
@@ -120,48 +125,3 @@ def provenance_of(
         "data fingerprint": run.fingerprint, "data licence": licence, "n": n, "seed": seed, "condition": condition,
         "sampling options": {k: repr(v) for k, v in options.items()}, "library": f"polymode {catalogue.VERSION}",
     }  # fmt: skip
-
-
-def condition_of_samples(
-    model: GenerativeModel, n: int, label: str | None, *, data: DataSet | None, seed: int
-) -> tuple[Condition | None, str]:
-    """(the conditions of n samples, what they are in words): the label that was asked for; else every label in turn,
-    or the conditions of test rows."""
-    from polymode.core import rng
-    from polymode.core.condition import label as by_label
-
-    spec = model.condition_spec
-    if spec is None:
-        return None, "none"
-    if spec.kinds == ("label",):
-        assert spec.label is not None
-        if label is None:
-            return by_label([i % spec.label for i in range(n)]), f"all {spec.label} labels in turn"
-        index = label_index(spec, label)
-        return by_label(index, n), f"label {_spelling(spec, index)}"
-    if label is not None:
-        raise ConditionError(f"the model is conditioned on {' and '.join(spec.kinds)}, not on a label alone")
-    if data is None or data.test.condition is None:
-        raise ConditionError(f"the model needs {' and '.join(spec.kinds)}; give the data it learned from")
-    import torch
-
-    rows = torch.randperm(len(data.test), generator=rng.generator(seed))
-    return data.test.condition[rows[torch.arange(n) % len(rows)]], "conditions of test rows"
-
-
-def label_index(spec: ConditionSpec, label: str) -> int:
-    """The class of a label, by its name or else by its number."""
-    if label in spec.label_names:
-        return spec.label_names.index(label)
-    assert spec.label is not None
-    if label.isdecimal() and int(label) < spec.label and not spec.label_names:
-        return int(label)
-    if label.isdecimal() and int(label) < spec.label and not any(name.isdecimal() for name in spec.label_names):
-        return int(label)
-    known = spec.label_names or tuple(map(str, range(spec.label)))
-    listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    raise ConditionError(f"there is no label {label!r}{nearest(label, known) or f'; labels are: {listed}'}")
-
-
-def _spelling(spec: ConditionSpec, index: int) -> str:
-    return spec.label_names[index] if spec.label_names else str(index)

@@ -135,13 +135,17 @@ class FitResult(Schema):
 
 
 class SampleRequest(Schema):
-    """What `sample` is asked; `movie` frames of the chains on their way, `every` so many steps, in place of samples."""
+    """What `sample` is asked; `movie` frames of the chains on their way, `every` so many steps, in place of samples.
+    `given` and `negative` are parts of a condition in words, see `conditions`; `label` is short for one of them.
+    """
 
     run: str
     n: int = Field(64, gt=0)
     out: str | None = None
     seed: int | None = Field(None, ge=0)
     label: str | None = None
+    given: dict[str, str] = {}
+    negative: dict[str, str] = {}
     grammar: str | None = None
     movie: int | None = Field(None, gt=1)
     every: int = Field(1, gt=0)
@@ -205,6 +209,7 @@ class TranslateRequest(Schema):
 class RestoreRequest(Schema):
     """What `restore` is asked; without sources, test rows of the run are damaged first. Each task looks at its own:
     `factor`; `noise`, in levels, a tenth of their range by default; `blur`, in pixels; `known` and `share`; `strength`.
+    `given` are parts of the condition in words, in place of the rows' own.
     """
 
     run: str
@@ -217,6 +222,7 @@ class RestoreRequest(Schema):
     known: str = "top"
     share: float = Field(0.5, gt=0, lt=1)
     strength: float = Field(0.5, ge=0, le=1)
+    given: dict[str, str] = {}
     n: int = Field(16, gt=0)
     seed: int | None = Field(None, ge=0)
     options: dict[str, Any] = {}
@@ -316,12 +322,16 @@ class EvaluateRequest(Schema):
 
 
 class ReproduceRequest(Schema):
-    """What `reproduce` is asked; the run is in a folder of the recipe's name under `out`."""
+    """What `reproduce` is asked: `seeds` trainings, from `seed` on, as many as the recipe says by default.
+
+    The run of the first is in a folder of the recipe's name under `out`, the others are beside it.
+    """
 
     recipe: str
     out: str = "runs/recipes"
     results: str = "results"
     seed: int = Field(0, ge=0)
+    seeds: int | None = Field(None, gt=0)
     fresh: bool = False
     device: str | None = None
 

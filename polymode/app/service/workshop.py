@@ -15,6 +15,7 @@ import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,19 +169,21 @@ def opened(path: str | Path, into: Path | None = None) -> Path:
     """An uploaded file as a source of data: an archive as a folder of its files, anything else as it is.
 
     Raises:
-        DataError: an archive with paths that lead out of it, links, too many or too large files, or one that blows up.
+        DataError: an archive with paths that lead out of it, links, too many or too large files, or one that blows up;
+            a picture that says it has more pixels than fit in memory.
     """
     path = Path(path)
     if path.suffix.lower() != ".zip":
         if path.stat().st_size > MOST_BYTES:
             raise DataError(f"{path.name} has {path.stat().st_size >> 20} MiB, at most {MOST_BYTES >> 20} are taken")
+        check_picture(path)
         return path
     folder = Path(tempfile.mkdtemp(prefix="polymode-", dir=into))
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path)
             for member in archive.infolist():
-                _extract(archive, member, folder, path.name)
+                check_picture(_extract(archive, member, folder, path.name))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{path.name} is no archive that can be read ({error}); pack it again") from None
@@ -208,12 +211,12 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
             raise DataError(f"{path.name} holds {member.filename!r}, which leads out of it; pack plain files only")
 
 
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, name: str) -> None:
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, name: str) -> Path:
     """One file, counted as it grows: what an archive says of its sizes may be a lie."""
     target = folder / member.filename.replace("\\", "/")
     if member.is_dir():
         target.mkdir(parents=True, exist_ok=True)
-        return
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.file_size
     with archive.open(member) as source, target.open("wb") as out:
@@ -222,25 +225,29 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, na
             if left < 0:
                 raise DataError(f"{member.filename!r} in {name} is larger than it says; pack it again")
             out.write(piece)
+    return target
 
 
-def check_picture(path: str | Path) -> None:
-    """Raise unless a picture's own header says that it is of a size that fits in memory."""
+def check_picture(path: Path) -> None:
+    """Raise unless a picture's own header says that it is of a size that fits in memory; other files pass."""
     from polymode.data.assemble import need
+    from polymode.data.loader import PICTURES
 
+    if path.suffix.lower() not in PICTURES or not path.is_file():
+        return
     image = need("PIL.Image", "pillow", "demo", "reading pictures")
     try:
         with image.open(path) as picture:
             width, height = picture.size
     except (OSError, ValueError, image.DecompressionBombError) as error:
-        raise DataError(f"{Path(path).name} can't be read as a picture ({error})") from None
+        raise DataError(f"{path.name} can't be read as a picture ({error})") from None
     if width * height > MOST_PIXELS:
-        raise DataError(f"{Path(path).name} is {width}x{height}, at most {MOST_PIXELS:,} pixels are taken")
+        raise DataError(f"{path.name} is {width}x{height}, at most {MOST_PIXELS:,} pixels are taken")
 
 
 # -- recipes of pictures -----------------------------------------------------------------------------------------------
 def recipe_of(path: str | Path, shelf: Shelf) -> dict[str, Any]:
-    """The settings that a file of samples was drawn with: run, n, seed, label, options.
+    """The settings that a file of samples was drawn with: run, n, seed, given and negative conditions, options.
 
     Raises:
         PolymodeError: a file without a recipe, or of a run that is not here.
@@ -253,17 +260,19 @@ def recipe_of(path: str | Path, shelf: Shelf) -> dict[str, Any]:
     name = next((n for n in shelf.names() if Path(n).name == found["run"]), None)
     if name is None:
         raise PolymodeError(f"{Path(path).name} was drawn from the run {found['run']!r}, which is not in this folder")
-    label = str(found.get("condition", ""))
     return {
-        "run": name, "n": int(found["n"]), "seed": int(found["seed"]),
-        "label": label.removeprefix("label ") if label.startswith("label ") else None,
+        "run": name, "n": int(found["n"]), "seed": int(found["seed"]), "given": found.get("given", {}),
+        "negative": found.get("negative", {}),
         "options": {k: ast.literal_eval(v) for k, v in found.get("sampling options", {}).items()},
     }  # fmt: skip
 
 
 # -- neighbours --------------------------------------------------------------------------------------------------------
-def neighbours(folder: Path, work: Path, n: int, seed: int, *, nearest_rows: int = 5) -> Path:
-    """n samples of a run, each with the training rows that lie nearest in features, as a file.
+def neighbours(
+    folder: Path, work: Path, n: int, seed: int, *, nearest_rows: int = 5, load: Callable[[Path], GenerativeModel]
+) -> Path:
+    """n samples of a run, each with the training rows that lie nearest, as `metrics.memorisation` measures it, as a
+    file.
 
     Raises:
         PolymodeError: no run, or samples that are not of the kind of what was learned.
@@ -271,23 +280,60 @@ def neighbours(folder: Path, work: Path, n: int, seed: int, *, nearest_rows: int
     import torch
 
     from polymode.app.service import data as sources
-    from polymode.app.service.building import load_model, sample_name
-    from polymode.app.service.sample import condition_of_samples, provenance_of
+    from polymode.app.service.building import sample_name
+    from polymode.app.service.conditions import condition_of_samples
+    from polymode.app.service.sample import provenance_of
     from polymode.data.write import to_pixels, write_samples, write_sheet
+    from polymode.evaluate.metrics.memorisation import plain_features
+    from polymode.evaluate.statistics import nearest as nearest_of
 
     run = runs.read_run(folder)
-    model, data = load_model(folder), sources.load(*sources.source_of(run))
-    condition, told = condition_of_samples(model, n, None, data=data, seed=seed)
+    model, data = load(folder), sources.load(*sources.source_of(run))
+    condition, told = condition_of_samples(model, n, {}, data=data, seed=seed)
     x = model.sample(n, condition, seed=seed)
     learned = data.train.x if data.train.draw is None else data.train.batch(slice(None), _generator(seed))[0]
-    apart = torch.cdist(x.flatten(1).double().nan_to_num(), learned.flatten(1).double().nan_to_num())
-    at = apart.topk(min(nearest_rows, len(learned)), dim=1, largest=False).indices
+    space = plain_features(data)
+    _, at = nearest_of(space(x).float(), space(learned).float(), min(nearest_rows, len(learned)))
     both = torch.cat([x.unsqueeze(1), learned[at].to(x.dtype)], 1)  # (n, 1 + nearest_rows, *shape)
     out = Path(tempfile.mkdtemp(dir=work)) / sample_name(model.spec)
     provenance = provenance_of(run, n, seed, told, run.licence, {"nearest training rows": nearest_rows})
     if out.suffix == ".png":
         return write_sheet(to_pixels(model.spec, both.flatten(0, 1)), out, across=both.shape[1], provenance=provenance)
     return write_samples(model.spec, both.flatten(0, 1), out, provenance=provenance)
+
+
+def variants(
+    folder: Path, work: Path, which: int, strength: float, *, n: int, seed: int, given: dict[str, str],
+    options: dict[str, Any], count: int = 8, load: Callable[[Path], GenerativeModel],
+) -> Path:  # fmt: skip
+    """One of the n samples that `polymode sample` draws with these settings, and variants of it, as a file.
+
+    Raises:
+        PolymodeError: no such sample, or a model that varies nothing.
+    """
+    import torch
+
+    from polymode.app.service import data as sources
+    from polymode.app.service.building import sample_name
+    from polymode.app.service.conditions import condition_of_samples, needs_data
+    from polymode.app.service.sample import provenance_of
+    from polymode.data.write import to_pixels, write_samples, write_sheet
+    from polymode.tasks.restoration import vary
+
+    run = runs.read_run(folder)
+    model = load(folder)
+    if not 0 <= which < n:
+        raise PolymodeError(f"there are samples 0 to {n - 1}, and {which} was asked for")
+    data = sources.load(*sources.source_of(run)) if needs_data(model.condition_spec, given) else None
+    condition, told = condition_of_samples(model, n, given, data=data, seed=seed)
+    x = model.sample(n, condition, seed=seed, **options)[which : which + 1]
+    own = None if condition is None else condition[slice(which, which + 1)].repeat_interleave(count)
+    found = vary(model, x.repeat_interleave(count, 0), strength, own, seed=seed)
+    both, out = torch.cat([x, found]), Path(tempfile.mkdtemp(dir=work)) / sample_name(model.spec)
+    about = provenance_of(run, len(found), seed, told, run.licence, {"variants of sample": which, "strength": strength})
+    if out.suffix == ".png":
+        return write_sheet(to_pixels(model.spec, both), out, across=3, provenance=about)
+    return write_samples(model.spec, both, out, provenance=about)
 
 
 def _generator(seed: int) -> Any:

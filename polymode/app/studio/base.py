@@ -1,13 +1,10 @@
-"""What all pages share: mistakes as messages, files that can be shown, the place where things are."""
+"""What all pages share: mistakes as messages, settings as fields, the place where things are."""
 
 from __future__ import annotations
 
-import base64
-import csv
 import functools
 import html
 import inspect
-import mimetypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +15,6 @@ import gradio as gr
 from polymode.app.service import PolymodeError, arguments
 from polymode.app.service.jobs import Jobs
 from polymode.app.service.workshop import Kept, Shelf
-from polymode.app.studio import draw
-
-#: rows of a table, symbols of a text, recordings and pictures of a folder that are shown
-ROWS, SYMBOLS, PIECES = 12, 4000, 6
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Bench:
     def chooser(self, **more: Any) -> gr.Dropdown:
         """A list of runs that is read anew whenever the page is opened."""
         names = self.shelf.names()
-        return gr.Dropdown(names, value=names[0] if names else None, label="run", **more)
+        return gr.Dropdown(names, value=names[0] if names else None, **{"label": "run"} | more)
 
 
 def told(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,32 +77,3 @@ def whole(value: float | None, name: str) -> int | None:
     if value != int(value):
         raise PolymodeError(f"{name}={value}, expected a whole number")
     return int(value)
-
-
-def preview(path: str | Path) -> str:
-    """A file of samples, or a folder of them, as HTML: pictures, players, a table, a text."""
-    path = Path(path)
-    if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.is_file() and p.suffix != ".json")
-        return draw.row([draw.card(p.stem, "", _shown(p)) for p in inside[:PIECES]])
-    return _shown(path)
-
-
-def _shown(path: Path) -> str:
-    match path.suffix.lower():
-        case ".png" | ".jpg" | ".jpeg" | ".gif" | ".webp":
-            return f'<img class="pm-picture" alt="{html.escape(path.name)}" src="{address(path)}">'
-        case ".wav" | ".mid":
-            return f'<audio controls preload="metadata" src="{address(path)}"></audio>'
-        case ".csv":
-            with path.open(encoding="utf-8", newline="") as stream:
-                return draw.table([row for row, _ in zip(csv.DictReader(stream), range(ROWS), strict=False)])
-        case ".txt":
-            return f'<pre class="pm-text">{html.escape(path.read_text(encoding="utf-8")[:SYMBOLS])}</pre>'
-    return f'<p class="pm-note">{html.escape(path.name)}, {path.stat().st_size:,} bytes</p>'
-
-
-def address(path: Path) -> str:
-    """A small file as an address that holds it."""
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -39,6 +39,16 @@ def density_image(density: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def sheet(pixels: np.ndarray, *, label: str = "") -> str:
+    """Grey pictures (H, W) uint8 as they are, enlarged."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    address = base64.b64encode(stream.getvalue()).decode()
+    return f'<img class="pm-panel pm-pixels" alt="{html.escape(label)}" src="data:image/png;base64,{address}">'
+
+
 def plane(density: np.ndarray | None, samples: np.ndarray | None = None, *, label: str = "") -> str:
     """A toy's panel: a density behind, samples (N, 2) before it."""
     parts = []
@@ -68,6 +78,61 @@ def bars(target: Sequence[float], model: Sequence[float] | None = None, *, label
     behind = drawn(target, 'fill="var(--neutral-400, #9ca3af)" opacity="0.55"', 0.5)
     before = "" if model is None else drawn(model, f'fill="none" {_LINE}', 1.5)
     return _svg(SIDE, SIDE, behind + before, label)
+
+
+def marginal(name: str, bars: Sequence[str], real: Sequence[float], samples: Sequence[float], *, numeric: bool) -> str:
+    """A column's shares: training rows filled, samples outlined; upright for numbers, lying with names for others."""
+    wide, tall = 220, 96
+    top = max([*real, *samples, 1e-12])
+    behind, before = 'fill="var(--neutral-400, #9ca3af)" opacity="0.55"', f'fill="none" {_LINE}'
+    if numeric:
+        step = wide / len(real)
+        x = [(i * step, step) for i in range(len(real))]
+        parts = [
+            f'<rect x="{at:.2f}" y="{tall - h / top * (tall - 4):.2f}" width="{w:.2f}" '
+            f'height="{h / top * (tall - 4):.2f}" {behind}/>'
+            for (at, w), h in zip(x, real, strict=True)
+        ]
+        corners = [
+            (a, tall - h / top * (tall - 4)) for (at, w), h in zip(x, samples, strict=True) for a in (at, at + w)
+        ]
+        outline = " ".join(f"{a:.2f},{b:.2f}" for a, b in [(0, tall), *corners, (wide, tall)])
+        ends = (
+            f'<text x="1" y="{tall + 14}" font-size="11" {_TEXT}>{html.escape(bars[0])}</text>'
+            f'<text x="{wide - 1}" y="{tall + 14}" font-size="11" text-anchor="end" {_TEXT}>'
+            f"{html.escape(bars[-1])}</text>"
+        )
+        inside, height = "".join(parts) + f'<polyline points="{outline}" {before}/>' + ends, tall + 18
+    else:
+        shown = [row for row in zip(bars, real, samples, strict=True) if max(row[1:]) > 0]
+        height, left = 18 * len(shown), 92
+        inside = "".join(
+            f'<text x="{left - 6}" y="{18 * i + 13}" font-size="11" text-anchor="end" {_TEXT}>'
+            f"{html.escape(bar if len(bar) <= 14 else bar[:13] + '…')}<title>{html.escape(bar)}</title></text>"
+            f'<rect x="{left}" y="{18 * i + 2}" width="{a / top * (wide - left - 2):.2f}" height="14" {behind}/>'
+            f'<rect x="{left}" y="{18 * i + 3}" width="{b / top * (wide - left - 2):.2f}" height="12" {before}/>'
+            for i, (bar, a, b) in enumerate(shown)
+        )
+    picture = _svg(wide, max(18, height), inside, f"{name}: shares of training rows and of samples")
+    return f"<figure><figcaption>{html.escape(name)}</figcaption>{picture}</figure>"
+
+
+def small(panels: Sequence[str]) -> str:
+    """Small panels in as many columns as there is room for."""
+    return f'<div class="pm-small">{"".join(panels)}</div>'
+
+
+def interval(low: float, value: float, high: float, *, label: str = "") -> str:
+    """A value with its interval on a line around 0, which is the dashed one."""
+    wide, tall = 150, 18
+    reach = 1.08 * max(abs(low), abs(high), 1e-300)
+    x = [wide / 2 * (1 + v / reach) for v in (low, value, high)]
+    inside = (
+        f'<line x1="{wide / 2}" x2="{wide / 2}" y1="0" y2="{tall}" stroke="currentColor" stroke-dasharray="2 2" '
+        f'opacity="0.5"/><line x1="{x[0]:.1f}" x2="{x[2]:.1f}" y1="{tall / 2}" y2="{tall / 2}" {_LINE}/>'
+        f'<circle cx="{x[1]:.1f}" cy="{tall / 2}" r="3.5" fill="var(--color-accent, #6366f1)"/>'
+    )
+    return _svg(wide, tall, inside, label)
 
 
 def curve(values: Sequence[float], steps: Sequence[int], *, label: str = "") -> str:
@@ -106,6 +171,27 @@ def card(title: str, note: str, *panels: str) -> str:
 def row(cards: Sequence[str]) -> str:
     """Cards beside each other, under each other where there is no room."""
     return f'<div class="pm-row">{"".join(cards)}</div>'
+
+
+def sheets(
+    pages: tuple[str, Sequence[Any]], down: tuple[str, Sequence[Any]], across: tuple[str, Sequence[Any]],
+    cells: Sequence[str],
+) -> str:  # fmt: skip
+    """Cells of HTML by the values of three options, (name, values) each; a name that is empty has one value, unsaid."""
+
+    def said(name: str, value: Any) -> str:
+        return html.escape(f"{name} = {value}") if name else ""
+
+    drawn, left = [], iter(cells)
+    for page in pages[1]:
+        head = "".join(f"<th>{said(across[0], v)}</th>" for v in across[1])
+        body = "".join(
+            f"<tr><th>{said(down[0], v)}</th>{''.join(f'<td>{next(left)}</td>' for _ in across[1])}</tr>"
+            for v in down[1]
+        )
+        title = f"<h4>{said(pages[0], page)}</h4>" if pages[0] else ""
+        drawn.append(f'{title}<table class="pm-sheets"><tr><th></th>{head}</tr>{body}</table>')
+    return f'<div class="pm-scroll">{"".join(drawn)}</div>'
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> str:
@@ -153,14 +239,29 @@ CSS = """
 .pm-facts tr, .pm-table tr {border: 0 !important}
 .pm-facts th {font-weight: 500; opacity: 0.75; white-space: nowrap}
 .pm-scroll {overflow-x: auto}
+.pm-sheets th, .pm-sheets td {border: 0 !important; padding: 4px !important; font-weight: 500; font-size: 0.92em}
+.pm-sheets tr {border: 0 !important}
+.pm-sheets td {min-width: 120px}
 .pm-table {width: 100%}
 .pm-text {white-space: pre-wrap; font-size: 0.82em; line-height: 1.4; overflow-x: auto; margin-top: 10px}
+.pm-small {display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 14px; margin: 10px 0}
+.pm-small figure {margin: 0}
+.pm-small figcaption {font-size: 0.85em; font-weight: 500; margin-bottom: 4px; overflow-wrap: anywhere}
+.pm-small .pm-panel {background: none}
+.pm-interval {min-width: 150px}
+.pm-interval .pm-panel {background: none; max-width: 190px}
+.pm-sentences {margin-top: 14px !important; font-size: 0.92em}
+.pm-number {font-variant-numeric: tabular-nums; white-space: nowrap}
+.pm-sound {width: 100%; margin-top: 6px}
 .pm-draw {display: flex; align-items: flex-end; gap: 1px; height: 180px; touch-action: none; cursor: crosshair;
   border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 4px;
   background: var(--background-fill-secondary)}
 .pm-draw > div {flex: 1; background: var(--color-accent); opacity: 0.8; border-radius: 2px 2px 0 0; min-height: 1px}
-.pm-grid img {image-rendering: pixelated}
-.pm-picture {max-width: 100%; border-radius: 6px}
+.pm-grid img, .pm-pixels {image-rendering: pixelated}
+.pm-picture {max-width: 100%; min-width: min(100%, 480px); border-radius: 6px}
+.pm-large .pm-picture {min-width: min(100%, 700px)}
+.pm-drawn {max-width: min(100%, 620px); image-rendering: auto !important}
+.pm-card .pm-drawn {width: 100%}
 .pm-reports {display: flex; gap: 12px; flex-wrap: wrap}
 .pm-report {flex: 1 1 420px; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 8px;
   background: #fff}

@@ -15,7 +15,8 @@ from polymode.app.service import runs, workshop
 from polymode.app.service.jobs import Job
 from polymode.app.service.schemas import DataOptions, FitRequest, FitSettings, make
 from polymode.app.studio import draw
-from polymode.app.studio.base import Bench, preview, settings, told
+from polymode.app.studio.base import Bench, settings, told
+from polymode.app.studio.preview import preview
 
 #: lines of a job's log that are shown
 LINES = 12
@@ -77,7 +78,7 @@ def page(bench: Bench) -> None:
         if not number:
             return ""
         job = bench.jobs.get(int(number))
-        entries = [e for e in runs.history(job.run) if e.get("kind") in ("train", "validation")]
+        entries = [e for e in runs.read_history(job.run) if e.get("kind") in ("train", "validation")]
         cards = []
         for kind in ("train", "validation"):
             some = [e for e in entries if e["kind"] == kind]

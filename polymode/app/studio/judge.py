@@ -11,13 +11,15 @@ import gradio as gr
 
 from polymode.app.service import runs, workshop
 from polymode.app.service.detect import detect
-from polymode.app.service.schemas import DataOptions, DetectRequest, make
+from polymode.app.service.evaluate import differences
+from polymode.app.service.schemas import DataOptions, DetectRequest, EvaluateRequest, make
+from polymode.app.service.study.analyse import analyse
 from polymode.app.studio import draw
-from polymode.app.studio.base import Bench, settings, told
+from polymode.app.studio.base import Bench, settings, told, whole
 
 
 def compare(bench: Bench) -> None:
-    """The page of reports beside each other."""
+    """The page of two runs row by row, and of reports beside each other."""
 
     def reports() -> list[str]:
         """Leaderboards and reports, by the folder they lie in."""
@@ -38,13 +40,56 @@ def compare(bench: Bench) -> None:
             )
         return f'<div class="pm-reports">{"".join(frames)}</div>'
 
+    @told
+    def paired(first: str, second: str, n: float, seed: float) -> str:
+        """Two runs of the same data on the same rows: what is different, and by how much."""
+        asked = {"run": bench.run(first), "against": bench.run(second), "n": whole(n, "n"), "seed": whole(seed, "seed")}
+        return _differences(differences(make(EvaluateRequest, asked), load=bench.kept))
+
+    gr.Markdown("Two runs of the same data, row by row: what both share falls out of a difference, so its interval is "
+                "narrower than those of two reports.")  # fmt: skip
+    with gr.Row():
+        first = bench.chooser(label="first run", elem_id="first-run")
+        second = bench.chooser(label="second run", elem_id="second-run")
+        n = gr.Number(300, label="rows and samples", precision=0, minimum=2, min_width=80, elem_id="pair-n")
+        seed = gr.Number(0, label="seed", precision=0, minimum=0, min_width=80, elem_id="pair-seed")
+    hold = gr.Button("hold them against each other", variant="primary", elem_id="pair")
+    found = gr.HTML(elem_id="differences")
+    hold.click(paired, [first, second, n, seed], found, api_name="differences")
     names = reports()
     gr.Markdown("Reports beside each other: at least three metrics with intervals, data against data as the ceiling, "
                 "noise as the floor. `polymode compare DATA --out RUNS/name` makes a leaderboard.")  # fmt: skip
     chosen = gr.Dropdown(names, value=names[:1], multiselect=True, max_choices=3, label="reports", elem_id="reports")
-    go = gr.Button("show", variant="primary", elem_id="show-reports")
+    go = gr.Button("show", elem_id="show-reports")
     shown = gr.HTML(elem_id="report")
     go.click(opened, chosen, shown, api_visibility="private")
+
+
+def _differences(found: dict[str, Any]) -> str:
+    """A verdict, the table of differences, and each in a sentence."""
+    a, b = html.escape(found["a"]), html.escape(found["b"])
+    rows = []
+    for d in found["differences"]:
+        head = f"<th>{html.escape(d['metric'])}</th>"
+        if d["value"] is None or d["low"] is None:
+            rows.append(
+                f'<tr>{head}<td colspan="5">not compared: {html.escape(d["refusal"] or "no interval")}</td></tr>'
+            )
+            continue
+        numbers = "".join(f'<td class="pm-number">{d[k]:.4g}</td>' for k in ("a", "b"))
+        between = f"{d['value']:.3g} [{d['low']:.3g}, {d['high']:.3g}]"
+        line = draw.interval(d["low"], d["value"], d["high"], label=between)
+        rows.append(
+            f'<tr>{head}{numbers}<td class="pm-number">{between}</td><td class="pm-interval">{line}</td>'
+            f'<td class="pm-number">{html.escape(d["verdict"])}</td></tr>'
+        )
+    heads = "".join(f"<th>{h}</th>" for h in ("metric", a, b, "difference [95 %]", "0 in the middle", f"{a} is"))
+    table = f'<table class="pm-table"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found["sentences"])
+    return (
+        f'<p>{html.escape(found["verdict"])}</p><div class="pm-scroll">{table}</div>'
+        f'<ul class="pm-sentences">{sentences}</ul>'
+    )
 
 
 def score(bench: Bench) -> None:
@@ -74,7 +119,7 @@ def score(bench: Bench) -> None:
             go = gr.Button("score", variant="primary", elem_id="score")
         with gr.Column(scale=2, min_width=320):
             facts, listed = gr.HTML(), gr.HTML(elem_id="scores")
-            file = gr.File(label="all scores", interactive=False)
+            file = gr.File(label="all scores", interactive=False, height=90)
     go.click(scored, [run, upload, reading, share], [facts, listed, file], api_name="score")
 
 
@@ -87,5 +132,32 @@ def people(study: str | None) -> None:
             "It then has its own pages here, at **/judge**, and `polymode study analyse study.db` gives the ranking."
         )
         return
+
+    @told
+    def counted() -> str:
+        """What was answered so far, and by whom which was preferred."""
+        return _judgements(analyse(study))
+
     gr.HTML('<p>The study is open: <a href="/judge/" target="_blank" rel="noopener">take part</a>. '
-            f"Its answers: <code>polymode study analyse {html.escape(Path(study).name)}</code>.</p>")  # fmt: skip
+            f"Its answers: <code>polymode study analyse {html.escape(Path(study).name)}</code>, or here:</p>"
+            )  # fmt: skip
+    count = gr.Button("count the answers", elem_id="count")
+    found = gr.HTML(elem_id="judgements")
+    count.click(counted, None, found, api_name="judgements")
+
+
+def _judgements(found: dict[str, Any]) -> str:
+    """Items, the best first, with intervals; ratings or choices."""
+    pairs = found["design"] == "pairs"
+    key, name = ("strength", "log-strength") if pairs else ("score", "mean opinion score")
+    rows = []
+    for item in found["items"]:
+        row = {"item": item["name"], "answers": item["n"]}
+        if pairs:
+            row["share of wins"] = f"{item['share']:.2f} ({item['share_low']:.2f} to {item['share_high']:.2f})"
+        rows.append(row | {f"{name} (95 %)": f"{item[key]:.2f} ({item['low']:.2f} to {item['high']:.2f})"})
+    facts = [
+        ("question", found["question"]), ("answers", f"{found['answers']} of {found['raters']} people"),
+        ("left out", ", ".join(found["left_out"]) or "nobody"), *(("note", note) for note in found["notes"]),
+    ]  # fmt: skip
+    return draw.facts(facts) + draw.table(rows)

@@ -20,6 +20,7 @@ FAMILIES = (
     "unrolled_gan",
 )  # fmt: skip
 OF_BARS = ("made", "histogram", "vae", "gan", "ebm")
+OF_DIGITS = ("vae", "made", "realnvp", "ddpm", "gmm", "rbm", "gan", "dcgan", "pixelcnn", "ebm")
 #: what the switch shows: a plain game that collapses, and its remedies
 COLLAPSE = ("gan", "pacgan", "unrolled_gan", "wgan_gp")
 BARS = 32
@@ -83,20 +84,29 @@ class Watched:
 
     def html(self) -> str:
         """The target and every model."""
-        is_bars = self.requests[0].target == learning.HISTOGRAM
-        whole = draw.bars(self.target, label="target") if is_bars else draw.plane(self.target, label="target density")
-        cards = [draw.card("target", self.requests[0].target, whole)]
+        match target := self.requests[0].target:
+            case learning.HISTOGRAM:
+                whole = draw.bars(self.target, label="target")
+            case learning.DIGITS:
+                whole = draw.sheet(self.target, label="some of the target")
+            case _:
+                whole = draw.plane(self.target, label="target density")
+        cards = [draw.card("target", target, whole)]
         for request, seen in zip(self.requests, self.frames, strict=True):
-            cards.append(self._card(request, seen, is_bars) if seen else draw.card(request.model, "building ..."))
+            cards.append(self._card(request, seen) if seen else draw.card(request.model, "building ..."))
         return draw.row(cards)
 
-    def _card(self, request: learning.LessonRequest, seen: list[learning.Frame], is_bars: bool) -> str:
+    def _card(self, request: learning.LessonRequest, seen: list[learning.Frame]) -> str:
         now = seen[-1]
-        if is_bars:
-            drawn = now.density if now.density is not None else now.samples / max(1, now.samples.sum())
-            panel = draw.bars(self.target, drawn.tolist(), label=f"{request.model} at step {now.step}")
-        else:
-            panel = draw.plane(now.density, now.samples, label=f"{request.model} at step {now.step}")
+        label = f"{request.model} at step {now.step}"
+        match request.target:
+            case learning.HISTOGRAM:
+                drawn = now.density if now.density is not None else now.samples / max(1, now.samples.sum())
+                panel = draw.bars(self.target, drawn.tolist(), label=label)
+            case learning.DIGITS:
+                panel = draw.sheet(now.samples, label=label)
+            case _:
+                panel = draw.plane(now.density, now.samples, label=label)
         value = "not measured" if now.distance is None else f"{now.distance:.4f}"
         course = draw.curve([f.distance for f in seen], [f.step for f in seen], label=now.meaning)  # type: ignore[misc]
         note = f"step {now.step:,} of {now.steps:,}: {now.meaning} {value}"
@@ -122,7 +132,7 @@ def start(
     requests = [
         learning.make_request(
             target=target, model=model, weights=heights, steps=int(steps), every=int(every), seed=int(seed),
-            settings={"hidden": (32,)} if model == "made" else {},
+            settings={"hidden": (32,)} if model == "made" and heights else {},
         )
         for model in (models or ["realnvp"])
     ]  # fmt: skip
@@ -175,7 +185,9 @@ def page() -> None:
     gr.Markdown("Watch a model learn to approximate a distribution that is known.")
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            target = gr.Dropdown([*learning.TOYS, learning.HISTOGRAM], value="8gaussians", label="target")
+            target = gr.Dropdown(
+                [*learning.TOYS, learning.HISTOGRAM, learning.DIGITS], value="8gaussians", label="target"
+            )
             with gr.Column(visible=False) as own:
                 bars = gr.HTML(
                     json.dumps([round(h, 3) for h in FIRST]), label="draw it with the mouse, or the arrow keys",
@@ -202,9 +214,8 @@ def page() -> None:
         words = gr.HTML()
 
     def chosen(name: str) -> tuple[Any, Any]:
-        of_bars = name == learning.HISTOGRAM
-        choices = OF_BARS if of_bars else FAMILIES
-        return gr.update(visible=of_bars), gr.update(choices=list(choices), value=[choices[0]])
+        choices = {learning.HISTOGRAM: OF_BARS, learning.DIGITS: OF_DIGITS}.get(name, FAMILIES)
+        return gr.update(visible=name == learning.HISTOGRAM), gr.update(choices=list(choices), value=[choices[0]])
 
     target.change(chosen, target, [own, models], api_visibility="private")
     collapse.change(

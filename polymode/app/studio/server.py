@@ -48,7 +48,7 @@ def blocks(bench: Any, study: str | None = None) -> Any:
     """The pages."""
     import gradio as gr
 
-    from polymode.app.studio import explore, fit, judge, learn, sample
+    from polymode.app.studio import explore, fit, judge, learn, restore, sample
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as pages:
         gr.Markdown("# polymode studio")
@@ -59,9 +59,9 @@ def blocks(bench: Any, study: str | None = None) -> Any:
         with gr.Tab("Sample", id="sample"):
             sample.page(bench)
         with gr.Tab("Explore", id="explore"):
-            explore.explore(bench)
+            explore.page(bench)
         with gr.Tab("Restore", id="restore"):
-            explore.restore(bench)
+            restore.page(bench)
         with gr.Tab("Compare", id="compare"):
             judge.compare(bench)
         with gr.Tab("Score", id="score"):

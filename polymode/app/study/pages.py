@@ -94,6 +94,11 @@ def problem(sentence: str) -> str:
     return _page("Study", [f"<h1>That did not work</h1><p>{escape(sentence)}.</p>", '<p><a href="/">Go on</a></p>'])
 
 
+def under(page: str, base: str) -> str:
+    """A page whose own addresses begin with a base; texts hold no plain quotation marks, so they stay as they are."""
+    return page.replace('="/', f'="{escape(base)}/') if base else page
+
+
 def _stage(stimulus: Stimulus, side: str, *, sharp: bool) -> str:
     name = f"{side} item".strip()
     source = f"/stimulus/{escape(stimulus.id)}"

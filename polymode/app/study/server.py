@@ -5,7 +5,8 @@
     GET  /stimulus/ID    something of one's own trials   POST /answer   an answer; the second to a trial is ignored
                                                          POST /leave    forget the session
 
-Every POST carries a token that only a page of the same session holds. Nothing is read but the study's file.
+Every POST carries a token that only a page of the same session holds. Nothing is read but the study's file. Where the
+pages are a part of another application (the studio's /judge), their addresses begin with its place for them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ def application(store: Store, *, hosts: tuple[str, ...] = ("*",)) -> Starlette:
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse
     from starlette.routing import Route
 
     face = _Face(store)
@@ -71,20 +71,18 @@ def application(store: Store, *, hosts: tuple[str, ...] = ("*",)) -> Starlette:
 
         return endpoint
 
-    def told(status: int, sentence: str) -> Response:
-        return HTMLResponse(pages.problem(sentence), status)
-
-    def refused(_: Request, error: Exception) -> Response:
+    def refused(request: Request, error: Exception) -> Response:
         status = next((s for kind, s in _STATUS if isinstance(error, kind)), 400)
-        return told(status, str(error))
+        return _html(request, pages.problem(str(error)), status)
 
-    def failed(_: Request, error: Exception) -> Response:
+    def failed(request: Request, error: Exception) -> Response:
         print(f"polymode study: {error}", file=sys.stderr)
-        return told(503, "the study's file could not be used just now; your earlier answers are safe, try again")
+        sentence = "the study's file could not be used just now; your earlier answers are safe, try again"
+        return _html(request, pages.problem(sentence), 503)
 
-    def http(_: Request, error: Exception) -> Response:
+    def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return told(error.status_code, f"{error.detail}".rstrip("."))
+        return _html(request, pages.problem(f"{error.detail}".rstrip(".")), error.status_code)
 
     return Starlette(
         routes=[
@@ -127,28 +125,29 @@ class _Face:
     def welcome(self, request: Request) -> Response:
         session = self._session(request)
         if session and self.store.rater(session) is not None:
-            return self._to("/trial")
-        return self._first_page(session)
+            return _to(request, "/trial")
+        return self._first_page(request, session)
 
     def begin(self, request: Request, form: dict[str, str]) -> Response:
         session = self._checked(request, form)
         self.store.begin(session, self.store.facts["consent"])
-        return self._to("/trial")
+        return _to(request, "/trial")
 
     def resume(self, request: Request, form: dict[str, str]) -> Response:
         session = self._checked(request, form)
         try:
             self.store.resume(session, form.get("code", ""))
         except UnknownError as error:
-            return self._first_page(session, error=f"{error}.", status=404)
-        return self._to("/trial")
+            return self._first_page(request, session, error=f"{error}.", status=404)
+        return _to(request, "/trial")
 
     def trial(self, request: Request) -> Response:
         session, rater = self._rater(request)
         if rater is None:
-            return self._to("/")
+            return _to(request, "/")
         step, token = self.store.step(rater), self.store.token(session)
-        return self._html(pages.trial(self.store.facts, step, token) if step.trial else pages.thanks(step, token))
+        shown = pages.trial(self.store.facts, step, token) if step.trial else pages.thanks(step, token)
+        return _html(request, shown)
 
     def answer(self, request: Request, form: dict[str, str]) -> Response:
         self._checked(request, form)
@@ -156,11 +155,11 @@ class _Face:
         if rater is None:
             raise SessionError("this session has not agreed to take part; open the study's first page")
         self.store.answer(rater, form.get("trial", ""), form.get("choice", ""), _seconds(form.get("seconds", "")))
-        return self._to("/trial")
+        return _to(request, "/trial")
 
     def leave(self, request: Request, form: dict[str, str]) -> Response:
         self._checked(request, form)
-        answer = self._to("/")
+        answer = _to(request, "/")
         answer.delete_cookie(self.cookie)
         return answer
 
@@ -201,22 +200,29 @@ class _Face:
         self.store.check_token(session, form.get("token", ""))
         return session
 
-    def _first_page(self, session: str, *, error: str = "", status: int = 200) -> Response:
+    def _first_page(self, request: Request, session: str, *, error: str = "", status: int = 200) -> Response:
         fresh = session or secrets.token_urlsafe(24)
-        answer = self._html(pages.welcome(self.store.facts, self.store.token(fresh), error=error), status)
+        answer = _html(request, pages.welcome(self.store.facts, self.store.token(fresh), error=error), status)
         if not session:
             answer.set_cookie(self.cookie, fresh, max_age=KEPT, httponly=True, samesite="lax")
         return answer
 
-    def _html(self, text: str, status: int = 200) -> Response:
-        from starlette.responses import HTMLResponse
 
-        return HTMLResponse(text, status)
+def _base(request: Request) -> str:
+    """Where the pages begin: the place of the application in another one."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
 
-    def _to(self, place: str) -> Response:
-        from starlette.responses import RedirectResponse
 
-        return RedirectResponse(place, 303)
+def _html(request: Request, text: str, status: int = 200) -> Response:
+    from starlette.responses import HTMLResponse
+
+    return HTMLResponse(pages.under(text, _base(request)), status)
+
+
+def _to(request: Request, place: str) -> Response:
+    from starlette.responses import RedirectResponse
+
+    return RedirectResponse(_base(request) + place, 303)
 
 
 async def _form(request: Request) -> dict[str, str]:

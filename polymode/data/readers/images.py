@@ -175,16 +175,25 @@ def fitted(path: Path, spec: Spec) -> Tensor:
     Raises:
         DataError: it can't be read, or the spec has no room for pictures.
     """
-    if spec.kind != "image" or spec.shape[0] not in (1, 3) or spec.levels is None or spec.levels > 256:
-        raise DataError(f"{path} can't become {spec}; only pictures of 1 or 3 channels of up to 256 levels are read")
     pil = need("PIL.Image", "pillow", "demo", "reading pictures")
-    channels, height, width = spec.shape
     try:
         with pil.open(path) as picture:
-            same = _upright_size(picture) == (width, height)
-            pixels = _pixels(picture, channels == 3, None if same else (width, height))
+            return as_datum(picture, spec, name=str(path))
     except _damaged() as error:
         raise DataError(f"{path} is no readable picture ({' '.join(str(error).split())[:100]})") from None
+
+
+def as_datum(picture: Image, spec: Spec, *, name: str = "the picture") -> Tensor:
+    """An opened picture as a datum, as `fitted` does it.
+
+    Raises:
+        DataError: the spec has no room for pictures.
+    """
+    if spec.kind != "image" or spec.shape[0] not in (1, 3) or spec.levels is None or spec.levels > 256:
+        raise DataError(f"{name} can't become {spec}; only pictures of 1 or 3 channels of up to 256 levels are read")
+    channels, height, width = spec.shape
+    same = _upright_size(picture) == (width, height)
+    pixels = _pixels(picture, channels == 3, None if same else (width, height))
     return quantise(torch.from_numpy(pixels), spec.levels).to(spec.dtype)
 
 

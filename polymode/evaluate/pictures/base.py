@@ -67,10 +67,11 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
     return drawn, axes
 
 
-def png(drawn: Any) -> bytes:
-    """A figure as PNG bytes."""
+def png(drawn: Any, *, scale: float = 1.0) -> bytes:
+    """A figure as PNG bytes, of `scale` times a hundred pixels an inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    drawn.set_dpi(100 * scale)
     file = io.BytesIO()
     FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
     return file.getvalue()

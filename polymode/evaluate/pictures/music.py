@@ -14,6 +14,8 @@ from polymode.evaluate.pictures.base import INK, MODEL, REAL, Panel, Picture, fi
 ROLLS, AROUND = 4, 6
 #: steps that two rolls in a row have room for
 LONG = 48
+#: seconds in which a tone begins and ends
+FADE = 0.015
 
 
 def rolls(c: Comparison) -> Picture:
@@ -33,13 +35,25 @@ def rolls(c: Comparison) -> Picture:
         "Samples",
         f"The first {len(samples)} samples, not chosen, beside as many test rows: {about}. Both sides have one frame.",
         (
-            Panel("samples", lambda: _draw(samples, spec, low, high, MODEL)),
-            Panel("real", lambda: _draw(real, spec, low, high, REAL)),
+            Panel("samples", lambda: draw_rolls(samples, spec, low, high, MODEL)),
+            Panel("real", lambda: draw_rolls(real, spec, low, high, REAL)),
         ),
     )
 
 
-def _draw(x: Tensor, spec: Spec, low: int, high: int, colour: str) -> bytes:
+def tones(roll: np.ndarray, lowest_key: int, *, seconds: float, rate: int) -> np.ndarray:
+    """A roll (T, K) of steps of some seconds as a sound (T',) in [-1, 1]: a sine a key, faded in and out."""
+    hop, fade = round(seconds * rate), round(FADE * rate)
+    time, sum_of = np.arange(len(roll) * hop) / rate, np.zeros(len(roll) * hop)
+    ramp = np.hanning(2 * fade + 1) / fade
+    for key in roll.any(0).nonzero()[0].tolist():
+        loud = np.convolve(roll[:, key].astype(float).repeat(hop), ramp, "same")
+        sum_of += loud * np.sin(2 * np.pi * 440 * 2 ** ((lowest_key + key - 69) / 12) * time)  # MIDI 69 is A4, 440 Hz
+    return sum_of / max(1.0, 1.1 * float(np.abs(sum_of).max(initial=0.0)))
+
+
+def draw_rolls(x: Tensor, spec: Spec, low: int, high: int, colour: str, *, scale: float = 1.0) -> bytes:
+    """Keys (N, T, K) that sound as piano rolls in one picture, from key `low` to `high`."""
     from matplotlib.colors import ListedColormap
     from matplotlib.ticker import MaxNLocator
 
@@ -59,7 +73,7 @@ def _draw(x: Tensor, spec: Spec, low: int, high: int, colour: str) -> bytes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "lowest_key" in spec.extra:
             _name_octaves(axis, int(spec.extra["lowest_key"]), low, high)
-    return png(drawn)
+    return png(drawn, scale=scale)
 
 
 def _name_octaves(axis, lowest: int, low: int, high: int) -> None:  # type: ignore[no-untyped-def]

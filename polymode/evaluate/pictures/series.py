@@ -18,26 +18,27 @@ def lines(c: Comparison) -> Picture:
     """The first samples beside test rows, in the same frame."""
     spec = c.data.spec
     real, samples = c.reference.real[:LINES].double(), c.samples[:LINES].double()
-    names = _names(spec)
-    frames = [_frame(c.reference.real[..., j].double(), samples[..., j]) for j in range(len(names))]
+    names = names_of(spec)
+    frames = [frame(c.reference.real[..., j].double(), samples[..., j]) for j in range(len(names))]
     shown = f"the first {len(names)} of {spec.shape[1]} variables" if spec.shape[1] > len(names) else "every variable"
     return Picture(
         "Samples",
         f"The first {len(samples)} samples, not chosen, over each other, beside as many test rows: {shown}, by time "
         "step. Both sides have one frame.",
         (
-            Panel("samples", lambda: _draw(samples, names, frames, MODEL)),
-            Panel("real", lambda: _draw(real, names, frames, REAL)),
+            Panel("samples", lambda: draw_lines(samples, names, frames, MODEL)),
+            Panel("real", lambda: draw_lines(real, names, frames, REAL)),
         ),
     )
 
 
-def _names(spec: Spec) -> list[str]:
+def names_of(spec: Spec) -> list[str]:
+    """What its variables are called, the first ones."""
     columns = spec.extra.get("columns") or [f"variable {j}" for j in range(spec.shape[1])]
     return [str(name) for name in columns[:VARIABLES]]
 
 
-def _frame(real: Tensor, samples: Tensor) -> tuple[float, float]:
+def frame(real: Tensor, samples: Tensor) -> tuple[float, float]:
     """From the smallest to the largest value of both, but at most two ranges of the data beyond the data."""
     low, high = float(real.min()), float(real.max())
     span = max(high - low, 1e-6 * max(1.0, abs(high)))  # constant data still need a frame
@@ -49,7 +50,10 @@ def _frame(real: Tensor, samples: Tensor) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _draw(x: Tensor, names: list[str], frames: list[tuple[float, float]], colour: str) -> bytes:
+def draw_lines(
+    x: Tensor, names: list[str], frames: list[tuple[float, float]], colour: str, *, scale: float = 1.0
+) -> bytes:
+    """Series (N, T, V) over each other, a small plot a variable, each from the least to the most of its frame."""
     wide = 1 if len(names) == 1 else 2
     tall = -(-len(names) // wide)
     drawn, axes = figure(4.6 if wide == 1 else 2.4 * wide, 2.4 if wide == 1 else 1.55 * tall, tall, wide)
@@ -61,4 +65,4 @@ def _draw(x: Tensor, names: list[str], frames: list[tuple[float, float]], colour
         axis.plot(steps, x[..., j].T, color=colour, linewidth=0.9, alpha=0.65)
         axis.set_ylim(*frames[j])
         axis.set_title(names[j], fontsize=8, color=INK)
-    return png(drawn)
+    return png(drawn, scale=scale)

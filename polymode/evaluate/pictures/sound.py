@@ -23,7 +23,7 @@ def spectrograms(c: Comparison) -> Picture:
     spec = c.data.spec
     real, samples = (amplitude(x[:CLIPS], spec) for x in (c.reference.real, c.samples))
     rate = rate_of(spec)
-    loudest = float(_decibels(real, rate).max())
+    loudest = float(decibels(real, rate).max())
     cut = f"; players hold the first {LONGEST / rate:.0f} seconds" if real.shape[1] > LONGEST else ""
     said = f"{rate:,} Hz" + ("" if "sample_rate" in spec.extra else ", which the data do not state")
     return Picture(
@@ -34,7 +34,7 @@ def spectrograms(c: Comparison) -> Picture:
         tuple(
             Panel(
                 label,
-                lambda x=x: _draw(x, rate, loudest),
+                lambda x=x: draw_spectrograms(x, rate, loudest),
                 audio=tuple(lambda clip=clip: wav(clip, rate) for clip in x[:, :LONGEST]),
                 columns=2,
             )
@@ -55,16 +55,17 @@ def wav(x: Tensor, rate: int) -> bytes:
     return file.getvalue()
 
 
-def _decibels(x: Tensor, rate: int) -> Tensor:
+def decibels(x: Tensor, rate: int) -> Tensor:
     """(N, frames, frequencies); silence is 120 dB below a full-scale tone, as no 16-bit sound is softer."""
     return 10 * power(x, rate).clamp(min=1e-12).log10()
 
 
-def _draw(x: Tensor, rate: int, loudest: float) -> bytes:
+def draw_spectrograms(x: Tensor, rate: int, loudest: float, *, scale: float = 1.0) -> bytes:
+    """Amplitudes (N, T) as spectrograms in one picture, `RANGE` decibels down from a loudness."""
     wide = min(2, len(x))
     tall = -(-len(x) // wide)
     drawn, axes = figure(2.45 * wide, 1.75 * tall, tall, wide)
-    levels = _decibels(x, rate)
+    levels = decibels(x, rate)
     for i, axis in enumerate(np.ravel(axes)):
         if i >= len(x):
             axis.set_visible(False)
@@ -73,5 +74,6 @@ def _draw(x: Tensor, rate: int, loudest: float) -> bytes:
             levels[i].T, origin="lower", aspect="auto", cmap="magma", vmin=loudest - RANGE, vmax=loudest,
             extent=(0, x.shape[1] / rate, 0, rate / 2000),
         )  # fmt: skip
-        axis.set_title(str(i + 1), fontsize=7, color=INK, loc="left", pad=2)
-    return png(drawn)
+        if len(x) > 1:
+            axis.set_title(str(i + 1), fontsize=7, color=INK, loc="left", pad=2)
+    return png(drawn, scale=scale)

@@ -24,8 +24,8 @@ def points(c: Comparison) -> Picture:
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     frame = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
     panels = [
-        Panel("real", lambda: _draw_points(real, REAL, frame)),
-        Panel("samples", lambda: _draw_points(samples, MODEL, frame)),
+        Panel("real", lambda: draw_points(real, REAL, frame)),
+        Panel("samples", lambda: draw_points(samples, MODEL, frame)),
     ]
     axes = [torch.linspace(a, b, 140) for a, b in (frame[:2], frame[2:])]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2)
@@ -50,12 +50,13 @@ def _heights(model: GenerativeModel | None, places: Tensor) -> Tensor | None:
     return None
 
 
-def _draw_points(x: Tensor, colour: str, frame: tuple[float, float, float, float]) -> bytes:
+def draw_points(x: Tensor, colour: str, frame: tuple[float, float, float, float], *, scale: float = 1.0) -> bytes:
+    """Points (N, 2) in a frame: left, right, bottom, top."""
     drawn, axes = figure(3.4, 3.4)
     axes.scatter(x[:, 0], x[:, 1], s=5, color=colour, alpha=0.45, linewidths=0)
     axes.set_xlim(*frame[:2])
     axes.set_ylim(*frame[2:])
-    return png(drawn)
+    return png(drawn, scale=scale)
 
 
 def _draw_density(heights: Tensor, frame: tuple[float, float, float, float]) -> bytes:

@@ -11,8 +11,9 @@ shows. How symbols are chosen, searched for, constrained and stopped is `parts.s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continu
         seed: int | None = None,
         batch_size: int = 1024,
         prefix: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw n data; see `GenerativeModel.sample`.
@@ -101,19 +103,23 @@ class SequenceModel(Conditioned, GenerativeModel, HasLogProb, Completes, Continu
         Args:
             prefix: symbols that every datum starts with, (P,) for all or (n, P), which then also says n; a list of
                 lists may have one of another length for each datum.
+            watch: is told, after each symbol, the number of the first row that is being drawn and the symbols (m, t) of
+                this row and the m - 1 after it; the draws are the same with it.
             options: how symbols are chosen, see `_sample` and `parts.samplers.decoding`.
         """
-        if prefix is None:
+        if prefix is None and watch is None:
             return super().sample(n, condition, generator=generator, seed=seed, batch_size=batch_size, **options)
         self._check_options("sample", self._sample, options)
-        x, known = self._given(prefix, n if n is not None or condition is None else len(condition))
+        n = n if n is not None or condition is None else len(condition)
+        x, known = self._blank(n or 1) if prefix is None else self._given(prefix, n)
         condition, g = self.check_condition(condition, len(x)), rng.resolve(generator, seed)
-        how, pieces = self._how(**options), []
+        (decoding, scale), pieces = self._how(**options), []
         with self._evaluating():
             for i in range(0, len(x), batch_size):
                 rows = slice(i, i + batch_size)
-                part = None if condition is None else condition[rows]
-                pieces.append(self._decode(x[rows], known[rows], part, g, *how)[0].cpu())
+                part, given = None if condition is None else condition[rows], None if known is None else known[rows]
+                how = decoding if watch is None else replace(decoding, watch=partial(watch, i))
+                pieces.append(self._decode(x[rows], given, part, g, how, scale)[0].cpu())
         return torch.cat(pieces).view(-1, *self.spec.shape).to(self.spec.dtype)
 
     def sample_with_log_prob(
