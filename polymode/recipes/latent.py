@@ -35,10 +35,10 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("vae_mnist_dynamic", "vae", "mnist_dynamic", (
         bound(aim=87.5, published=86.76, source=f"{_IWAE}, 1 layer, k = 1"), bound(samples=1),
     ), settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh"}, training={"epochs": 100},
-        cost="12 min, one core"),
+        condition="none", cost="12 min, one core"),
     Recipe("iaf_mnist_dynamic", "vae", "mnist_dynamic", (bound(), bound(samples=1)),
            settings={"latent_dims": 50, "hidden": (500, 500), "activation": "tanh", "posterior": "iaf"},
-           training={"epochs": 100}, cost="25 min, one core"),
+           training={"epochs": 100}, condition="none", cost="25 min, one core"),
     Recipe("ladder_mnist", "ladder", "mnist_binarized", (bound(), bound(samples=1)),
            settings={"latent_dims": (64, 32), "hidden": (512, 256), "anneal": 20_000, "free_bits": 0.5},
            training={"epochs": 120, "batch_size": 100, "learning_rate": 1e-3}, cost="35 min, one core"),

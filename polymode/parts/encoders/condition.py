@@ -55,9 +55,16 @@ class ConditionEncoder(nn.Module):
         return total * kept + self.null * (1 - kept)
 
 
-def encoder_for(spec: ConditionSpec | None, width: int) -> tuple[ConditionEncoder | None, int]:
-    """(encoder, its width), or (None, 0) for an unconditional model."""
-    return (None, 0) if spec is None else (ConditionEncoder(spec, width), width)
+def encoder_for(spec: ConditionSpec | None, width: int, *, calm: bool = False) -> tuple[ConditionEncoder | None, int]:
+    """(encoder, its width), or (None, 0) for an unconditional model; a ``calm`` one begins with vectors of length 1."""
+    if spec is None:
+        return None, 0
+    encoder = ConditionEncoder(spec, width)
+    if calm:
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.mul_(width**-0.5)
+    return encoder, width
 
 
 class Conditioned:
