@@ -47,7 +47,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("bert_shakespeare", "bert", "tinyshakespeare", (
         Measure("masked"),
         Measure("words", "known words of 3 letters or less", aim=0.95, better="higher", n=500,
-                options={"method": "mask_predict", "steps": 32, "temperature": 0.7}),
+                options={"method": "mask_predict", "steps": 64, "temperature": 0.5}),
     ), settings={"layers": 3}, reading={"length": 32}, training={"steps": 2600}, cost="7 min, one core"),
     # sound: FLAC writes the same 8-bit codes of the test clips in 4.99 bits a sample
     Recipe("wavenet_fsdd", "wavenet", "fsdd", (

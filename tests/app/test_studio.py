@@ -21,7 +21,7 @@ import pytest
 
 import polymode as pm
 from polymode.app.service import workshop
-from polymode.app.service.complete import complete_drawn
+from polymode.app.service.complete import complete_drawn, is_same_picture, picture_of
 from polymode.app.service.editing import Edits, directions, named
 from polymode.app.service.jobs import Jobs, Runner
 from polymode.app.service.learning import Lesson, make_request, target_density
@@ -396,6 +396,19 @@ def test_transparency_goes_onto_white_and_other_arrays_are_refused(mending, tmp_
         complete_drawn(mending / "ppca", 0, painted, tmp_path / "x.png", picture=clear[..., 0])
     with pytest.raises(ConditionError, match="given label, and none came"):
         complete_drawn(mending / "labelled", 0, painted, tmp_path / "x.png", picture=clear[..., :3])
+
+
+def test_a_picture_is_known_when_it_comes_back_from_a_canvas(mending):
+    """With rounded colours and a fourth channel; another one of its size is not."""
+    import numpy as np
+
+    picture = picture_of(mending / "ppca", 3, least=100)
+    assert picture.shape == (104, 104, 3)
+    back = np.concatenate([picture.clip(3, 252), np.full((104, 104, 1), 255, np.uint8)], -1)
+    assert is_same_picture(picture, back)
+    assert not is_same_picture(picture, back[:, ::-1])
+    assert not is_same_picture(picture, back[:96])
+    assert not is_same_picture(picture_of(mending / "ppca", 4, least=100), back)
 
 
 def test_a_slider_moves_rows_as_the_command_does(mending, tmp_path, monkeypatch):

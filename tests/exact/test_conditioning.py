@@ -12,7 +12,7 @@ import polymode as pm
 from polymode.core import spec as specs
 from polymode.core.condition import Condition, ConditionSpec, label
 from polymode.core.errors import ConditionError, PolymodeError
-from polymode.parts.encoders.condition import TokenEncoder
+from polymode.parts.encoders.condition import TokenEncoder, encoder_for
 from polymode.parts.nn.conditioning import CrossAttention, Style, adain, beside, film
 from polymode.parts.nn.time import TimeMLP
 from polymode.parts.nn.unet import UNet
@@ -203,3 +203,14 @@ def test_blemished_sources_are_told_how_much():
     model.eval()
     assert model.withheld_at_random(Condition(image=image), generator()).vector is None
     assert torch.isfinite(model.elbo(data(spec, 400), Condition(image=image), seed=0)).all()
+
+
+@pytest.mark.parametrize("width", [16, 500])
+def test_a_calm_encoder_begins_with_vectors_of_about_length_one(width):
+    torch.manual_seed(0)
+    encoder, found = encoder_for(ConditionSpec(label=10), width, calm=True)
+    assert found == width
+    lengths = encoder(label(list(range(10)))).detach().norm(dim=1)
+    assert float((lengths - 1).abs().max()) < 4 / width**0.5
+    loud, _ = encoder_for(ConditionSpec(label=10), width)
+    assert float(loud(label(list(range(10)))).detach().norm(dim=1).mean()) > 0.8 * width**0.5

@@ -83,7 +83,13 @@ STOCHASTIC = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options"), STOCHASTIC, ids=[f"{n}{o or ''}" for n, o in STOCHASTIC])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(n, o, id=f"{n}{o or ''}", marks=() if n in ("ancestral", "dpmpp_sde") else pytest.mark.slow)
+        for n, o in STOCHASTIC
+    ],
+)
 def test_samples_have_the_moments_of_the_data(name, options):
     """n = 20,000; the bias of 300 steps is allowed 2 %, and sampling 4 standard errors."""
     n, levels = 20_000, samplers.spaced(300, LOW, HIGH, "log")

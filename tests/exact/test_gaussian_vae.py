@@ -111,8 +111,9 @@ def test_priors_integrate_to_one_and_are_what_is_drawn(prior: str):
 @pytest.mark.parametrize(
     "arguments",
     [
-        *({"posterior": p} for p in ("iaf", "couplings", "planar", "radial")),
-        *({"prior": p, "prior_size": 5} for p in PRIORS[1:-1]),
+        {"posterior": "iaf"},
+        *(pytest.param({"posterior": p}, marks=pytest.mark.slow) for p in ("couplings", "planar", "radial")),
+        *(pytest.param({"prior": p, "prior_size": 5}, marks=pytest.mark.slow) for p in PRIORS[1:-1]),
     ],
     ids=str,
 )

@@ -84,6 +84,12 @@ def picture_of(folder: Path, row: int, *, least: int = 0) -> np.ndarray:
     return shown.repeat(factor, 0).repeat(factor, 1)
 
 
+def is_same_picture(picture: np.ndarray, back: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3) has come back, (H, W, 3 or 4), from a canvas, which may round its colours."""
+    colours = back[..., :3]
+    return picture.shape == colours.shape and int(abs(picture.astype(int) - colours.astype(int)).max()) <= 8
+
+
 def complete_drawn(
     folder: Path,
     row: int,

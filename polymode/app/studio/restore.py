@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from polymode.app.service.complete import complete_drawn, picture_of
+from polymode.app.service.complete import complete_drawn, is_same_picture, picture_of
 from polymode.app.service.restore import restore
 from polymode.app.service.schemas import RestoreRequest, make
 from polymode.app.service.workshop import opened
@@ -31,11 +31,15 @@ def page(bench: Bench) -> None:
         """(a test picture, large enough to draw on; which one it is; the same in words)."""
         place = whole(row, "row") or 0
         picture = picture_of(bench.shelf.folder(run), place, least=CANVAS)
-        return (
-            {"background": picture, "layers": [], "composite": picture},
-            (run, place),
-            _note(f"test picture {place} of {run}"),
-        )
+        shown = {"background": picture, "layers": [], "composite": picture}
+        return shown, (run, place, picture), _note(f"test picture {place} of {run}")
+
+    def named(source: Any, drawn: dict[str, Any] | None) -> Any:
+        """What is on the canvas, in words. It calls a test picture that is put there an upload, too."""
+        if drawn is None or drawn.get("background") is None:
+            return gr.skip()
+        own = source is not None and is_same_picture(source[2], drawn["background"])
+        return _note(f"test picture {source[1]} of {source[0]}" if own else "your own picture")
 
     @told
     def filled(
@@ -47,7 +51,7 @@ def page(bench: Bench) -> None:
         if not drawn.get("layers"):
             raise gr.Error("paint over what is to be drawn anew first")
         painted = sum((layer[..., 3] > 0).astype(int) for layer in drawn["layers"]) > 0
-        own = source is not None and source[0] == run
+        own = source is not None and source[0] == run and is_same_picture(source[2], drawn["background"])
         out = Path(tempfile.mkdtemp(dir=bench.work)) / "filled.png"
         found = complete_drawn(
             bench.shelf.folder(run), source[1] if own else 0, painted, out,
@@ -134,7 +138,7 @@ def page(bench: Bench) -> None:
             )
             facts = gr.HTML(elem_id="restore-facts")
     take.click(taken, [run, row], [canvas, source, what], api_visibility="private")
-    canvas.upload(lambda: (None, _note("your own picture")), None, [source, what], api_visibility="private")
+    canvas.upload(named, [source, canvas], what, api_visibility="private")
     done = fill.click(
         filled, [run, source, canvas, n_draws, seed, more, *fields.all], [shown, file, facts], api_visibility="private"
     ), mend.click(
