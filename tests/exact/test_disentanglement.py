@@ -125,6 +125,7 @@ def test_balance_of_an_importance(importance, disentanglement: float, completene
     assert found == pytest.approx((disentanglement, completeness), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_value_and_narrow_with_rows(monkeypatch):
     monkeypatch.setattr(d, "FEW_RESAMPLES", 3)
     noisy = MANY.double() + 0.5 * torch.randn(MANY.shape, generator=generator(2), dtype=torch.float64)

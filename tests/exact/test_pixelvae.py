@@ -62,6 +62,7 @@ def test_bounds_lie_below_the_truth_and_reach_it():
     torch.testing.assert_close(model.iwae_bound(PICTURES, 4_000, seed=0), exact, rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_distribution_that_is_scored():
     model, n = wild(), 20_000
     with torch.no_grad():

@@ -27,6 +27,7 @@ def test_all_that_is_sent_is_the_negative_bound():
     assert len(points) == len(model.levels(model.likelihood_steps)) + 1
 
 
+@pytest.mark.slow
 def test_more_bits_never_make_the_guess_worse_once_it_has_learned():
     digits = pm.data.load("digits")
     model = pm.create("ddpm", digits.spec, seed=0, backbone="mlp", widths=(128, 128), likelihood_steps=8)

@@ -84,6 +84,7 @@ def test_mistakes_are_told():
         learned.transfer(x, x, share=2.0)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_to_carry_styles():
     content, style = stripes(60, slope=0.0, seed=0), stripes(60, slope=1.0, seed=1)
     learned = learn_style(content[:40], style[:40], SPEC, steps=150, batch_size=8)

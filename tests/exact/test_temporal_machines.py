@@ -183,7 +183,7 @@ def test_the_forward_algorithm_sums_over_every_path_of_hidden_states():
     found = model.frame_estimate(x, seed=0).nats.sum(1)
     frames = states(2, 2, torch.zeros(0).double())
     for i, series in enumerate(x.double()):
-        b, c = (part[0] for part in model.without_states(series[None], model.at_rest(None, 1)))
+        b, c = (part[0] for part in model.past(series[None], model.at_rest(None, 1)))
         total = []
         for path in itertools.product(every_h, repeat=3):
             before, log_p = model.first.sigmoid(), torch.zeros(()).double()
@@ -202,7 +202,7 @@ def test_the_particle_filter_is_the_forward_algorithm_in_the_mean():
     with many."""
     model = machine("trbm", size=1.0)
     x = every_series()[[77, 300]]
-    biases = model.without_states(x.double(), model.at_rest(None, 2))
+    biases = model.past(x.double(), model.at_rest(None, 2))
     truth = model._sum_over(x.double(), biases, generator())[0].detach()
     ais_options = {"chains": 2, "temperatures": 1}
     wide = tuple(f.repeat_interleave(200, 0) for f in biases)
@@ -231,7 +231,7 @@ def test_sampling_walks_by_the_same_biases(name: str):
     frames = every_series()[[77, 300]].double()
     rest = model.at_rest(None, 2)
     if name == "trbm":  # the hidden states are drawn: compare what they are added to
-        whole = model.without_states(frames, rest)
+        whole = model.past(frames, rest)
         state = (torch.full((2, H), 0.5).double(), model.past.begin(2))
     else:
         whole, state = model.biases(frames, rest, g), model.begin(2)

@@ -29,6 +29,7 @@ def learned() -> tuple[pm.BERT, DataSet]:
     return model, data
 
 
+@pytest.mark.slow
 def test_the_bound_comes_near_the_entropy(learned: tuple[pm.BERT, DataSet]):
     model, data = learned
     gap = (chain_nats(data.test.x) - model.elbo(data.test.x, seed=0).double()).mean() / LENGTH

@@ -37,6 +37,7 @@ def divergence(x: Tensor, *, seed: int, fit: dict, copies: int = 1, **arguments)
 EXACT = {"positive": "exact", "negative": "exact", "initial": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_parity_is_learned_by_the_exact_gradient(seed: int):
     fit = {"steps": 400, "learning_rate": 0.05, "batch_size": 8}

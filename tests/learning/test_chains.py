@@ -21,6 +21,7 @@ N = 60
 NOISE_OUT = [("dae", {"rate": 0.2}), ("vae", {"noise": 0.2, "beta": 0.1, "latent_dims": 32})]
 
 
+@pytest.mark.slow
 def test_a_dae_of_gaussian_data_is_the_best_denoiser():
     # E[x | x'] = x' s^2 / (s^2 + sigma^2), so that (E[x | x'] - x') / sigma^2 is the score of x' (Alain and Bengio)
     spec = specs.vector(2, scale=(2.0, 0.5))
@@ -40,6 +41,7 @@ def test_a_dae_of_gaussian_data_is_the_best_denoiser():
     assert ((score - exact) * scale).square().mean() < 0.05 * (exact * scale).square().mean()
 
 
+@pytest.mark.slow
 def test_the_chain_of_a_dae_has_the_data_as_its_stationary_law():
     # Bengio et al. 2013, theorem 1: where p(x | x') is right, the chain's law is that of the data; bits that turn
     # seldom leave one of two patterns, so that p(x | x') is nearly a product

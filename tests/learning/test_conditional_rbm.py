@@ -64,6 +64,7 @@ def best_guess(condition: Condition) -> torch.Tensor:
     return (weights @ pictures > 0.5).view(-1, 1, 4, 4).to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_clean_pictures_are_predicted_from_noisy_ones():
     """Structured prediction: the machine learns which pictures there are; pixel by pixel nothing beats the noise."""
     splits = [Split(*noisy(n, seed)) for n, seed in ((4000, 0), (100, 1), (1000, 2))]

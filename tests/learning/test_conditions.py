@@ -80,7 +80,7 @@ UNPAIRED = {"cyclegan"}
 #: those that learn in the default suite: a few of every kind of network
 QUICK = {
     "gaussian", "gmm", "kde", "histogram", "ppca", "chow_liu", "made", "nade", "gpt", "vae", "m2", "acgan", "realnvp",
-    "nsf", "ddpm", "rbm", "sbn",
+    "ddpm", "rbm", "sbn",
 }  # fmt: skip
 
 

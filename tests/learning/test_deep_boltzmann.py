@@ -25,6 +25,7 @@ def bars(side: int = 3) -> DataSet:
     return DataSet("bars", spec, Split(x.repeat(140, 1, 1, 1)), Split(x), Split(x))
 
 
+@pytest.mark.slow
 def test_the_bound_does_not_fall_when_a_layer_is_added():
     """The likelihood of the first machine, exact, against the bound of two layers, log Z exact."""
     data = bars()
@@ -64,6 +65,7 @@ def test_pretraining_gains_at_a_hundred_labels():
     assert gain.pretrained.min() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EMOJI, reason="the emoji set is not here")
 def test_keywords_and_pictures_are_found_by_each_other():
     """Twice the prior both ways, on emoji that were not seen; and better than the order of how frequent words are."""

@@ -44,12 +44,14 @@ def visible(data: DataSet) -> float:
     return trained(data, "fvsbn")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["rws", "vimco", "nvil", "wake_sleep"])
 def test_layers_of_bits_learn_what_independent_bits_can_not(estimator: str, data: DataSet, independent: float):
     """By 5.9, 5.8, 5.6 and 5.2 nats."""
     assert trained(data, "sbn", estimator=estimator, hidden=(64, 32)) < independent - 4.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["mdl", "rws", "vimco", "nvil"])
 def test_latent_bits_add_to_autoregression(estimator: str, data: DataSet, visible: float):
     """By 0.45 to 0.6 nats."""

@@ -27,6 +27,7 @@ def total_correlation(model: pm.GenerativeModel, x: torch.Tensor) -> float:
         return float(decompose(z, mu, log_sigma)[1].mean())
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_the_total_correlation_of_codes():
     """The encoder stays as it is; the discriminator's estimate is held against that of the known densities.
 

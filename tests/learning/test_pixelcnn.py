@@ -20,6 +20,7 @@ def copies(n: int, seed: int) -> Split:
     return Split(x, Condition(label=x[:, 0, 0, 0].long()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gated", "labelled", "bits"), [(True, False, 6), (True, True, 5), (False, False, 8), (False, True, 7)]
 )

@@ -27,6 +27,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_copies_are_learned_unless_they_are_blind(case: str):
     name, arguments, labelled, bits = CASES[case]

@@ -53,6 +53,7 @@ def shuffling_hurts(model: pm.GenerativeModel, test: Split) -> None:
     assert right.mean > wrong.mean + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_perceptron_learns_its_class_in_every_way(way):
     model, test = learned(way, "vector/real", specs.vector(2, scale=(2.0, 0.4)), 250)

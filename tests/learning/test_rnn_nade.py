@@ -23,6 +23,7 @@ def note_nats(symbols: Tensor) -> Tensor:
     return (torch.xlogy(on, p) + torch.xlogy(1 - on, 1 - p)).sum((1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("emission", "core"), [("nade", "lstm"), ("nade", "transformer"), ("independent", "lstm")])
 def test_a_chain_of_chords_is_learned_to_its_entropy(emission: str, core: str):
     symbols = [chain(n, seed) for n, seed in ((5000, 0), (500, 1), (2000, 2))]

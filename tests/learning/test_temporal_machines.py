@@ -20,6 +20,7 @@ MACHINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MACHINES))
 def test_a_chain_of_chords_is_learned_to_its_entropy(name: str):
     """Six notes in three chords, a first-order chain of them; log Z of every frame is summed."""

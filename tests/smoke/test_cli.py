@@ -99,7 +99,18 @@ def data_for(row: catalogue.Row, folder: Path) -> tuple[Path, list[str], str]:
     return folder / "pieces", ["--length", "4"], "pieces.npz"
 
 
-@pytest.mark.parametrize("name", [row.name for row in catalogue.MODELS if not row.needs_condition])
+#: those whose normaliser is annealed for a quarter of a minute and more
+ANNEALED = ("boltzmann", "cdbn", "conv_rbm", "dbm", "dbn", "ssrbm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(row.name, marks=pytest.mark.slow if row.name in ANNEALED else ())
+        for row in catalogue.MODELS
+        if not row.needs_condition
+    ],
+)
 def test_every_model_fits_and_samples(name, tmp_path, capsys):
     source, reading, samples = data_for(catalogue.find(name), tmp_path)
     out, drawn = str(tmp_path / "run"), tmp_path / "drawn" / samples

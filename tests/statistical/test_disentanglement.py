@@ -19,6 +19,7 @@ def rows(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor
 SCORES = {"MIG": d.mig, "SAP": lambda z, v: d.sap(z, v, ordered=[True, False])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCORES)
 def test_intervals_hold_the_score_of_the_population(name: str, monkeypatch):
     """At least 50 of 60: fewer come once in a thousand times where 95 % do."""

@@ -83,6 +83,7 @@ def test_differences_of_frechet_distances_cover(shifts: tuple[float, float]) -> 
         assert all(d.verdict == "worse" for d in found)
 
 
+@pytest.mark.slow
 def test_equal_samplers_are_not_told_apart_by_neighbours() -> None:
     g, found = rng.generator(1), []
     names = {"precision": "higher", "recall": "higher", "density": None, "coverage": "higher"}
@@ -202,6 +203,7 @@ def normal_data(n: int = 300) -> DataSet:
     return DataSet("normal", specs.vector(DIMS), *splits)
 
 
+@pytest.mark.slow
 def test_a_model_beside_itself_and_beside_a_worse_one(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     data = normal_data()

@@ -112,6 +112,7 @@ def test_hmc_has_the_moments_of_its_target(kernel: hmc.HMC):
     assert chains.diagnose(places, acceptance).converged
 
 
+@pytest.mark.slow
 def test_hmc_is_worth_more_draws_than_mala_where_directions_differ():
     """On a Gaussian twenty times longer than wide, per gradient, in the slow direction."""
     scale = torch.tensor([1.0, 0.05], dtype=torch.float64)
@@ -173,6 +174,7 @@ def test_lattice_kernels_leave_their_target_as_it_is(site: discrete.Site, dims: 
     assert chi_square(counted(y, site), p) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gradients", "gibbs"])
 def test_lattice_kernels_reach_their_target(how: str):
     """From one corner, 100 moves or 15 sweeps on."""

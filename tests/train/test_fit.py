@@ -115,7 +115,7 @@ pm.fit(model, data, out=sys.argv[1], steps=5, batch_size=int(sys.argv[3]), seed=
 """
 
 
-@pytest.mark.parametrize("name", ["made", "realnvp"])
+@pytest.mark.parametrize("name", ["made", pytest.param("realnvp", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_at_double_batch(tmp_path, name):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     script = tmp_path / "train.py"
