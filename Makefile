@@ -15,7 +15,7 @@ test: lint .venv/.dev  ## lint, types, architecture, documentation and the defau
 
 check: test
 
-test-slow: .venv/.dev  ## trainings to a number; half an hour
+test-slow: .venv/.dev  ## trainings to a number, and the longer of the exact tests; hours
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 test-golden: .venv/.bench  ## numbers against peers, with all of them installed

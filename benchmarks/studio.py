@@ -58,9 +58,7 @@ def crowd(url: str, clients: int, seconds: float) -> tuple[list[int], int, list[
 
     work = tempfile.mkdtemp()
     one = Client(url, verbose=False, download_files=work)
-    expected = [
-        Path(one.predict("ppca", N, seed, None, "", api_name="/sample")[1]).read_bytes() for seed in range(SEEDS)
-    ]
+    expected = [Path(one.predict("ppca", N, seed, api_name="/sample")[1]).read_bytes() for seed in range(SEEDS)]
     counts, wrong, waits, lock = [0] * clients, [0], [], threading.Lock()
     until = time.monotonic() + seconds
 
@@ -70,7 +68,7 @@ def crowd(url: str, clients: int, seconds: float) -> tuple[list[int], int, list[
         while time.monotonic() < until:
             begun = time.monotonic()
             try:
-                same = Path(own.predict("ppca", N, seed % SEEDS, None, "", api_name="/sample")[1]).read_bytes()
+                same = Path(own.predict("ppca", N, seed % SEEDS, api_name="/sample")[1]).read_bytes()
                 right = same == expected[seed % SEEDS]
             except Exception as error:  # whatever goes wrong counts
                 print(f"client {k}: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ RECIPES: tuple[Recipe, ...] = (
     # images of bits
     Recipe("fvsbn_mnist", "fvsbn", "mnist_binarized", _bits(98.0, 97.45, _NADE_PAPER), cost="1 min, one core",
            training={"epochs": 8, "batch_size": 200, "learning_rate": 5e-3}),
-    Recipe("nade_mnist", "nade", "mnist_binarized", _bits(89.5, 88.33, _NADE_PAPER), cost="40 min, one core",
+    Recipe("nade_mnist", "nade", "mnist_binarized", _bits(89.5, 88.33, _NADE_PAPER), cost="50 min, one core",
            training={"epochs": 15}),
     Recipe("made_mnist", "made", "mnist_binarized", _bits(88.5, 86.64, "arXiv:1502.03509, table 6"),
            settings={"hidden": (8000,)}, cost="20 min, one core",
@@ -72,6 +72,6 @@ RECIPES: tuple[Recipe, ...] = (
            cost="2 min, one core"),
     Recipe("scene_captions", "transformer", "scene_captions", _pairs(0.7, "ROUGE-1"), settings={"copy": True},
            training={"minutes": 3}, cost="3 min, one core"),
-    Recipe("scene_dialogues", "transformer", "scene_dialogues", _pairs(0.85), settings={"copy": True},
-           training={"minutes": 8}, cost="8 min, one core"),
+    Recipe("scene_dialogues", "transformer", "scene_dialogues", _pairs(0.85), settings={"copy": True, "layers": 3},
+           training={"steps": 9000, "learning_rate": 1e-3}, cost="12 min, one core"),
 )  # fmt: skip

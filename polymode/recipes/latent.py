@@ -91,7 +91,7 @@ RECIPES: tuple[Recipe, ...] = (
     ), settings={"hidden": (128,), "latent_dims": 3, "levels_as": "logistic", "components": 1},
         reading={"labelled": 50}, seeds=5,
         training={"steps": 8000, "batch_size": 32, "learning_rate": 3e-3, "validate_every": 0},
-        cost="2 min, one core"),
+        cost="3 min, one core"),
     # directed nets
     Recipe("sbn_mnist", "sbn", "mnist_binarized", (bound(aim=100.0), bound(samples=1)),
            settings={"hidden": (200, 200, 10)}, training={"epochs": 60, "learning_rate": 5e-3},

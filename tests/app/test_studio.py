@@ -400,8 +400,6 @@ def test_transparency_goes_onto_white_and_other_arrays_are_refused(mending, tmp_
 
 def test_a_picture_is_known_when_it_comes_back_from_a_canvas(mending):
     """With rounded colours and a fourth channel; another one of its size is not."""
-    import numpy as np
-
     picture = picture_of(mending / "ppca", 3, least=100)
     assert picture.shape == (104, 104, 3)
     back = np.concatenate([picture.clip(3, 252), np.full((104, 104, 1), 255, np.uint8)], -1)

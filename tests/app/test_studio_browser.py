@@ -191,7 +191,7 @@ def test_a_saved_picture_brings_itself_back_and_all_faces_draw_alike(page, studi
     from gradio_client import Client
 
     client = Client(studio.url, verbose=False, download_files=str(tmp_path / "client"))
-    _, path, _ = client.predict("ppca", 9, 7, None, "", api_name="/sample")
+    _, path, _ = client.predict("ppca", n=9, seed=7, api_name="/sample")
     assert Path(path).read_bytes() == saved.read_bytes()
     typed = tmp_path / "typed.png"
     subprocess.run(
@@ -199,6 +199,17 @@ def test_a_saved_picture_brings_itself_back_and_all_faces_draw_alike(page, studi
         check=True, capture_output=True, cwd=REPOSITORY,
     )  # fmt: skip
     assert typed.read_bytes() == saved.read_bytes()
+
+
+def test_a_studio_ends_at_the_first_signal_though_a_page_is_open(runs):
+    from gradio_client import Client
+
+    served = Studio(runs)
+    held = Client(served.url, verbose=False)
+    assert Path(held.predict("ppca", api_name="/sample")[1]).is_file()
+    begun = time.monotonic()
+    served.end()
+    assert time.monotonic() - begun < 20
 
 
 def on_canvas(page, what: str) -> None:

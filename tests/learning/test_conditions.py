@@ -115,3 +115,21 @@ def test_samples_follow_their_condition(case: Case):
             pm.log_likelihood(model, data.test.x, c) for c in (data.test.condition, data.test.condition[order])
         )
         assert right.mean > wrong.mean + 0.2
+
+
+@pytest.mark.slow
+def test_conditions_that_begin_as_short_vectors_leave_the_code_something_to_say():
+    """Label vectors of length sqrt(width) teach the decoder the means of classes before it reads its code."""
+    data = pm.data.load("digits")
+    told = []
+    for times in (1.0, 500**0.5):
+        model = pm.create("vae", data.spec, data.condition_spec, seed=0, hidden=(500, 500), latent_dims=40)
+        with torch.no_grad():
+            for p in model.condition_encoder.parameters():
+                p.mul_(times)
+        pm.fit(model, data, steps=300, validate_every=0)
+        context = model.context(data.test.condition)
+        with torch.no_grad():
+            told.append(float(model.draw_posterior(data.test.x, context, torch.Generator().manual_seed(0))[1].mean()))
+    assert told[0] > 0.5
+    assert told[1] < 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,12 @@ def build(
         raise PolymodeError(f"{name} can't be made with {told} ({reason})") from None
 
 
-def load_model(folder: Path, device: str = "cpu") -> GenerativeModel:
-    """The trained model of a run, on a device that exists."""
+def load_model(
+    folder: Path, device: str = "cpu", kept: Callable[[Path], GenerativeModel] | None = None
+) -> GenerativeModel:
+    """The trained model of a run, on a device that exists; where models are ``kept`` in memory, the one there."""
+    if kept is not None:
+        return kept(folder)
     check_device(device)
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(

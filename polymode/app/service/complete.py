@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
+from polymode.app.service.conditions import condition_of_rows
 from polymode.app.service.sample import provenance_of
 from polymode.app.service.schemas import CompleteRequest
 from polymode.core.errors import ConditionError, DataError, PolymodeError, nearest
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from polymode.core.condition import Condition
     from polymode.core.model import GenerativeModel
     from polymode.core.spec import Spec
     from polymode.data.dataset import DataSet
@@ -124,7 +124,7 @@ def complete_drawn(
     from polymode.tasks.completion import completions
 
     run = runs.read_run(folder)
-    model = (load or load_model)(folder)
+    model = load_model(folder, kept=load)
     condition, what = None, {"row": row}
     if picture is None:
         data = sources.load(*sources.source_of(run))
@@ -147,29 +147,6 @@ def complete_drawn(
     changed = bool((filled[:, :, known] != x.unsqueeze(1)[:, :, known]).any())
     return {"draws": each, "seed": seed, "unknown": f"{1 - float(known.double().mean()):.0%} of the picture",
             "what is known": "changed" if changed else "unchanged"} | what  # fmt: skip
-
-
-def condition_of_rows(
-    model: GenerativeModel, own: Condition | None, given: Mapping[str, str], n: int
-) -> Condition | None:
-    """The condition of n data that are mended: their own, with the parts that are given in place of its own.
-
-    Raises:
-        ConditionError: a part that the model is not conditioned on, or that nobody gives.
-    """
-    from polymode.app.service.conditions import in_words, with_parts
-    from polymode.core.condition import Condition
-
-    spec = model.condition_spec
-    if spec is None:
-        if given:
-            raise ConditionError(f"the model has no condition, and {' and '.join(given)} came; leave it out")
-        return None
-    missing = [kind for kind in spec.kinds if kind not in given]
-    if own is None and missing:
-        said = f"only {in_words(spec, given)} came" if given else "none came"
-        raise ConditionError(f"the model draws given {' and '.join(missing)}, and {said}; give it with the pictures")
-    return with_parts(spec, own or Condition(), given, n) if given else own
 
 
 def _given_picture(picture: np.ndarray, spec: Spec) -> Tensor:

@@ -66,6 +66,28 @@ def condition_of_samples(
     return with_parts(spec, whole, given, n), told
 
 
+def condition_of_rows(
+    model: GenerativeModel, own: Condition | None, given: Mapping[str, str], n: int
+) -> Condition | None:
+    """The condition of n data that are mended: their own, with the parts that are given in place of its own.
+
+    Raises:
+        ConditionError: a part that the model is not conditioned on, or that nobody gives.
+    """
+    from polymode.core.condition import Condition
+
+    spec = model.condition_spec
+    if spec is None:
+        if given:
+            raise ConditionError(f"the model has no condition, and {' and '.join(given)} came; leave it out")
+        return None
+    missing = [kind for kind in spec.kinds if kind not in given]
+    if own is None and missing:
+        said = f"only {in_words(spec, given)} came" if given else "none came"
+        raise ConditionError(f"the model draws given {' and '.join(missing)}, and {said}; give it with the pictures")
+    return with_parts(spec, own or Condition(), given, n) if given else own
+
+
 def negative_of(
     model: GenerativeModel, condition: Condition | None, given: Mapping[str, str], n: int
 ) -> tuple[Condition | None, str]:

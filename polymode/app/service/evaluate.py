@@ -99,7 +99,7 @@ def differences(request: EvaluateRequest, *, load: Callable[[Path], GenerativeMo
     from polymode.evaluate.evaluator import Evaluator
     from polymode.evaluate.paired import compare_pair
 
-    models = [load_model(r.folder, request.device) if load is None else load(r.folder) for r in (run, other)]
+    models = [load_model(r.folder, request.device, load) for r in (run, other)]
     evaluator = Evaluator(
         sources.load(source, reading), n=request.n, seed=request.seed, limit=request.limit,
         metrics=request.metrics or None, features=request.features, num_samples=request.num_samples, ceiling=False,

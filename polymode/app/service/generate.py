@@ -53,7 +53,7 @@ def generate(
     from polymode.tasks.seq2seq import reads_sources, translate
     from polymode.tasks.text import continue_text
 
-    model = load_model(run.folder, request.device) if load is None else load(run.folder)
+    model = load_model(run.folder, request.device, load)
     options = request.options | _held_to(request, model)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     if reads_sources(model.condition_spec):

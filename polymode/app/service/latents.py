@@ -49,7 +49,7 @@ def latents(request: LatentsRequest, *, load: Callable[[Path], GenerativeModel] 
     from polymode.core.capabilities import HasLatents, require
     from polymode.evaluate.likelihood import split_for
 
-    model = load_model(run.folder, request.device) if load is None else load(run.folder)
+    model = load_model(run.folder, request.device, load)
     require(model, HasLatents, "code")
     data = sources.load(source, reading)
     if why := model.spec.misfit(data.spec):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from polymode.app.service import data as sources
 from polymode.app.service import runs
-from polymode.app.service.complete import condition_of_rows
+from polymode.app.service.conditions import condition_of_rows
 from polymode.app.service.schemas import RestoreRequest
 from polymode.app.service.translate import before_and_after, pictures
 from polymode.core.errors import DataError
@@ -52,7 +52,7 @@ def restore(
     from polymode.data.write import write_samples
     from polymode.evaluate.fidelity import psnr
 
-    model = load_model(run.folder, request.device) if load is None else load(run.folder)
+    model = load_model(run.folder, request.device, load)
     if model.spec.kind != "image" or model.spec.levels is None:
         raise DataError(f"pictures are mended by a run that learned pictures, and {run.folder} learned {model.spec}")
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed

@@ -44,7 +44,7 @@ def sample(request: SampleRequest, *, load: Callable[[Path], GenerativeModel] | 
 
     from polymode.app.service.building import load_model, sample_name
 
-    model = load_model(run.folder, request.device) if load is None else load(run.folder)
+    model = load_model(run.folder, request.device, load)
     name = sample_name(model.spec) if request.movie is None else "chains.gif"
     out = Path(request.out) if request.out else run.folder / runs.SAMPLES / name
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed

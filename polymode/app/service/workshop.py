@@ -25,7 +25,10 @@ from polymode.app.service import arguments, runs
 from polymode.core.errors import DataError, PolymodeError, nearest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from polymode.core.model import GenerativeModel
+    from polymode.core.spec import Spec
 
 #: models in memory, and limits of what is uploaded
 KEPT, MOST_BYTES, MOST_FILES, MOST_RATIO, MOST_PIXELS = 4, 512 * 2**20, 50_000, 200, 50_000_000
@@ -260,8 +263,10 @@ def recipe_of(path: str | Path, shelf: Shelf) -> dict[str, Any]:
     name = next((n for n in shelf.names() if Path(n).name == found["run"]), None)
     if name is None:
         raise PolymodeError(f"{Path(path).name} was drawn from the run {found['run']!r}, which is not in this folder")
+    said = str(found.get("condition", ""))  # all that files of labelled samples told before they told what was given
+    label = {"label": said.removeprefix("label ")} if said.startswith("label ") else {}
     return {
-        "run": name, "n": int(found["n"]), "seed": int(found["seed"]), "given": found.get("given", {}),
+        "run": name, "n": int(found["n"]), "seed": int(found["seed"]), "given": found.get("given", label),
         "negative": found.get("negative", {}),
         "options": {k: ast.literal_eval(v) for k, v in found.get("sampling options", {}).items()},
     }  # fmt: skip
@@ -280,10 +285,8 @@ def neighbours(
     import torch
 
     from polymode.app.service import data as sources
-    from polymode.app.service.building import sample_name
     from polymode.app.service.conditions import condition_of_samples
     from polymode.app.service.sample import provenance_of
-    from polymode.data.write import to_pixels, write_samples, write_sheet
     from polymode.evaluate.metrics.memorisation import plain_features
     from polymode.evaluate.statistics import nearest as nearest_of
 
@@ -295,11 +298,8 @@ def neighbours(
     space = plain_features(data)
     _, at = nearest_of(space(x).float(), space(learned).float(), min(nearest_rows, len(learned)))
     both = torch.cat([x.unsqueeze(1), learned[at].to(x.dtype)], 1)  # (n, 1 + nearest_rows, *shape)
-    out = Path(tempfile.mkdtemp(dir=work)) / sample_name(model.spec)
-    provenance = provenance_of(run, n, seed, told, run.licence, {"nearest training rows": nearest_rows})
-    if out.suffix == ".png":
-        return write_sheet(to_pixels(model.spec, both.flatten(0, 1)), out, across=both.shape[1], provenance=provenance)
-    return write_samples(model.spec, both.flatten(0, 1), out, provenance=provenance)
+    about = provenance_of(run, n, seed, told, run.licence, {"nearest training rows": nearest_rows})
+    return _written(model.spec, both.flatten(0, 1), work, both.shape[1], about)
 
 
 def variants(
@@ -314,10 +314,8 @@ def variants(
     import torch
 
     from polymode.app.service import data as sources
-    from polymode.app.service.building import sample_name
     from polymode.app.service.conditions import condition_of_samples, needs_data
     from polymode.app.service.sample import provenance_of
-    from polymode.data.write import to_pixels, write_samples, write_sheet
     from polymode.tasks.restoration import vary
 
     run = runs.read_run(folder)
@@ -329,11 +327,19 @@ def variants(
     x = model.sample(n, condition, seed=seed, **options)[which : which + 1]
     own = None if condition is None else condition[slice(which, which + 1)].repeat_interleave(count)
     found = vary(model, x.repeat_interleave(count, 0), strength, own, seed=seed)
-    both, out = torch.cat([x, found]), Path(tempfile.mkdtemp(dir=work)) / sample_name(model.spec)
     about = provenance_of(run, len(found), seed, told, run.licence, {"variants of sample": which, "strength": strength})
+    return _written(model.spec, torch.cat([x, found]), work, 3, about)
+
+
+def _written(spec: Spec, x: Tensor, work: Path, across: int, about: dict[str, Any]) -> Path:
+    """Data in a file of their own: pictures on a sheet of so many across."""
+    from polymode.app.service.building import sample_name
+    from polymode.data.write import to_pixels, write_samples, write_sheet
+
+    out = Path(tempfile.mkdtemp(dir=work)) / sample_name(spec)
     if out.suffix == ".png":
-        return write_sheet(to_pixels(model.spec, both), out, across=3, provenance=about)
-    return write_samples(model.spec, both, out, provenance=about)
+        return write_sheet(to_pixels(spec, x), out, across=across, provenance=about)
+    return write_samples(spec, x, out, provenance=about)
 
 
 def _generator(seed: int) -> Any:

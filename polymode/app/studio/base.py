@@ -37,7 +37,15 @@ class Bench:
     def chooser(self, **more: Any) -> gr.Dropdown:
         """A list of runs that is read anew whenever the page is opened."""
         names = self.shelf.names()
-        return gr.Dropdown(names, value=names[0] if names else None, **{"label": "run"} | more)
+        list_of = gr.Dropdown(names, value=names[0] if names else None, **{"label": "run"} | more)
+        at_opening(lambda: gr.update(choices=self.shelf.names()), None, list_of)
+        return list_of
+
+
+def at_opening(act: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+    """Do something whenever the page that is being built is opened."""
+    if (pages := gr.context.Context.root_block) is not None:
+        pages.load(act, inputs, outputs, api_visibility="private")
 
 
 def told(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,6 +70,18 @@ def told(act: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(html.escape(str(error)), print_exception=False, duration=12) from None
 
     return once
+
+
+def fields(**defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A function whose further positions are fields of these names, which programs tell or leave as they are."""
+
+    def named(act: Callable[..., Any]) -> Callable[..., Any]:
+        before = [p for p in inspect.signature(act).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+        after = [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=v) for k, v in defaults.items()]
+        act.__signature__ = inspect.Signature([*before, *after])  # type: ignore[attr-defined]
+        return act
+
+    return named
 
 
 def settings(text: str | None) -> dict[str, Any]:

@@ -34,8 +34,13 @@ def density_image(density: np.ndarray) -> str:
     place = u * (len(ramp) - 1)
     low = np.minimum(place.astype(int), len(ramp) - 2)
     mixed = ramp[low] + (ramp[low + 1] - ramp[low]) * (place - low)[..., None]
+    return _address(Image.fromarray(mixed.round().astype(np.uint8), "RGBA"))
+
+
+def _address(picture: Any) -> str:
+    """A picture of Pillow as the address of a PNG."""
     stream = io.BytesIO()
-    Image.fromarray(mixed.round().astype(np.uint8), "RGBA").save(stream, "PNG")
+    picture.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
@@ -43,10 +48,7 @@ def sheet(pixels: np.ndarray, *, label: str = "") -> str:
     """Grey pictures (H, W) uint8 as they are, enlarged."""
     from PIL import Image
 
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    address = base64.b64encode(stream.getvalue()).decode()
-    return f'<img class="pm-panel pm-pixels" alt="{html.escape(label)}" src="data:image/png;base64,{address}">'
+    return f'<img class="pm-panel pm-pixels" alt="{html.escape(label)}" src="{_address(Image.fromarray(pixels))}">'
 
 
 def plane(density: np.ndarray | None, samples: np.ndarray | None = None, *, label: str = "") -> str:

@@ -78,7 +78,7 @@ def page(bench: Bench) -> None:
             with gr.Row():
                 n = gr.Number(6, label="how many", precision=0, minimum=1, min_width=80)
                 seed = gr.Number(0, label="seed", precision=0, minimum=0, min_width=80)
-            more = gr.Textbox(label="more (key = value, a line each)", lines=2, placeholder="steps = 10\nspan = 3")
+            more = gr.Textbox("", label="more (key = value, a line each)", lines=2, placeholder="steps = 10\nspan = 3")
             go = gr.Button("walk", variant="primary", elem_id="walk")
             close = gr.Button("nearest training rows", elem_id="near")
         with gr.Column(scale=2, min_width=320):

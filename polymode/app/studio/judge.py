@@ -114,7 +114,7 @@ def score(bench: Bench) -> None:
         with gr.Column(min_width=280):
             run = bench.chooser(elem_id="score-run")
             upload = gr.File(label="rows: .csv, .npz, .txt, .zip", type="filepath", height=150)
-            reading = gr.Textbox(label="how it is read (key = value, a line each)", lines=1)
+            reading = gr.Textbox("", label="how it is read (key = value, a line each)", lines=1)
             share = gr.Slider(0.005, 0.2, 0.05, label="false alarms")
             go = gr.Button("score", variant="primary", elem_id="score")
         with gr.Column(scale=2, min_width=320):

@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from polymode.app.service.complete import complete_drawn, is_same_picture, picture_of
+from polymode.app.service.conditions import PARTS
 from polymode.app.service.restore import restore
 from polymode.app.service.schemas import RestoreRequest, make
 from polymode.app.service.workshop import opened
 from polymode.app.studio import draw
-from polymode.app.studio.base import Bench, settings, told, whole
+from polymode.app.studio.base import Bench, at_opening, fields, settings, told, whole
 from polymode.app.studio.conditions import Fields, given
 from polymode.app.studio.preview import preview
 
@@ -60,6 +61,7 @@ def page(bench: Bench) -> None:
         )  # fmt: skip
         return preview(out), str(out), draw.facts(list(found.items()))
 
+    @fields(**dict.fromkeys(PARTS, ""))
     @told
     def mended(
         run: str, task: str, files: list[str] | None, n: float, factor: float, noise: float | None, blur: float,
@@ -81,7 +83,7 @@ def page(bench: Bench) -> None:
     @told
     def about(run: str | None) -> list[Any]:
         """The fields for what the run is conditioned on."""
-        return fields.fitted(bench.kept(bench.shelf.folder(run)).condition_spec if run else None)
+        return wanted.fitted(bench.kept(bench.shelf.folder(run)).condition_spec if run else None)
 
     def fitting(task: str) -> list[Any]:
         """The fields that a task looks at."""
@@ -126,9 +128,9 @@ def page(bench: Bench) -> None:
                     0.0, 1.0, 0.5, step=0.05, label="strength", info="0: nothing changes, 1: nothing is kept",
                     visible=False, elem_id="strength", buttons=[],
                 )  # fmt: skip
-            fields = Fields("restore", ("that of the test picture", ""))
+            wanted = Fields("restore", ("that of the test picture", ""))
             seed = gr.Number(0, label="seed", precision=0, minimum=0, elem_id="restore-seed")
-            more = gr.Textbox(label="options (key = value, a line each)", lines=1, elem_id="restore-options")
+            more = gr.Textbox("", label="options (key = value, a line each)", lines=1, elem_id="restore-options")
             fill = gr.Button("draw it anew", variant="primary", elem_id="fill")
             mend = gr.Button("mend", variant="primary", elem_id="mend", visible=False)
         with gr.Column(scale=2, min_width=320):
@@ -140,9 +142,9 @@ def page(bench: Bench) -> None:
     take.click(taken, [run, row], [canvas, source, what], api_visibility="private")
     canvas.upload(named, [source, canvas], what, api_visibility="private")
     done = fill.click(
-        filled, [run, source, canvas, n_draws, seed, more, *fields.all], [shown, file, facts], api_visibility="private"
+        filled, [run, source, canvas, n_draws, seed, more, *wanted.all], [shown, file, facts], api_visibility="private"
     ), mend.click(
-        mended, [run, task, files, n, factor, noise, blur, strength, seed, more, *fields.all], [shown, file, facts],
+        mended, [run, task, files, n, factor, noise, blur, strength, seed, more, *wanted.all], [shown, file, facts],
         api_name="restore",
     )  # fmt: skip
     for event in done:
@@ -151,9 +153,8 @@ def page(bench: Bench) -> None:
         fitting, task, [by_hand, by_file, factor, noise, blur, strength], api_visibility="private", queue=False
     ).then(lambda t: (gr.update(visible=t == "complete"), gr.update(visible=t != "complete")), task, [fill, mend],
            api_visibility="private", queue=False)  # fmt: skip
-    run.change(about, run, fields.all, api_visibility="private")
-    if (pages := gr.context.Context.root_block) is not None:
-        pages.load(about, run, fields.all, api_visibility="private")
+    run.change(about, run, wanted.all, api_visibility="private")
+    at_opening(about, run, wanted.all)
 
 
 def _note(text: str) -> str:

@@ -17,7 +17,7 @@ from polymode.app.service.generate import stream
 from polymode.app.service.sample import sample
 from polymode.app.service.schemas import GenerateRequest, SampleRequest, make
 from polymode.app.studio import draw
-from polymode.app.studio.base import Bench, settings, told, whole
+from polymode.app.studio.base import Bench, at_opening, fields, settings, told, whole
 from polymode.app.studio.conditions import Fields, given
 from polymode.app.studio.preview import preview
 
@@ -25,6 +25,8 @@ from polymode.app.studio.preview import preview
 MOST_CELLS = 36
 #: options of sampling with a field of their own, where a model has them
 KNOBS = ("temperature", "guidance_scale", "truncation")
+#: what is told beside label and options, by the names that programs give
+MORE: dict[str, Any] = dict.fromkeys((*PARTS[1:], *(f"negative_{part}" for part in PARTS)), "") | dict.fromkeys(KNOBS)
 
 
 def page(bench: Bench) -> None:
@@ -46,6 +48,7 @@ def page(bench: Bench) -> None:
         found = sample(request, load=bench.kept)
         return found.out, found
 
+    @fields(**MORE)
     @told
     def draw_samples(
         run: str, n: float, seed: float | None, label: str | None, options: str, *more: Any
@@ -58,6 +61,7 @@ def page(bench: Bench) -> None:
         )
         return preview(out, bench.run(run)), out if Path(out).is_file() else None, told_of
 
+    @fields(**MORE)
     @told
     def grid(
         run: str, n: float, seed: float | None, x: str, y: str, z: str, label: str | None, options: str, *more: Any
@@ -74,9 +78,10 @@ def page(bench: Bench) -> None:
             place = own.pop("seed", 0 if seed is None else seed)
             labelled = {"label": str(own.pop("label"))} if "label" in own else {}
             out, _ = drawn(run, whole(n, "n") or 1, place, of | labelled, away, fixed | own)
-            made.append(preview(out))
+            made.append(preview(out, bench.run(run)))
         return draw.sheets(axes[0], axes[1], axes[2], made)
 
+    @fields(**MORE)
     @told
     def varied(
         run: str, n: float, seed: float | None, which: float, strength: float, label: str | None, options: str,
@@ -86,10 +91,13 @@ def page(bench: Bench) -> None:
         of, away, fixed = _asked(label, options, more)
         if away:
             raise gr.Error("variants are drawn without a negative condition; empty its fields")
-        asked = {"n": whole(n, "n") or 1, "seed": whole(seed, "seed") or 0, "given": of, "options": fixed}
+        if seed is None:
+            raise gr.Error("give the seed of the samples that one of is to be varied; without it they are others")
+        asked = {"n": whole(n, "n") or 1, "seed": whole(seed, "seed"), "given": of, "options": fixed}
         folder = bench.shelf.folder(run)
         return preview(
-            workshop.variants(folder, bench.work, whole(which, "which") or 0, strength, load=bench.kept, **asked)
+            workshop.variants(folder, bench.work, whole(which, "which") or 0, strength, load=bench.kept, **asked),
+            folder,
         )
 
     @told
@@ -116,10 +124,7 @@ def page(bench: Bench) -> None:
         can, spec = workshop.sampling_options(model), model.condition_spec
         leads = spec is not None and takes_negative(model)
         defaults = {row["option"]: row["default"] for row in can}
-        knobs = [
-            gr.update(value=None, visible=k in defaults, info=f"usual: {defaults.get(k)}")
-            for k in KNOBS
-        ]  # fmt: skip
+        knobs = [gr.update(value=None, visible=k in defaults, info=f"usual: {defaults.get(k)}") for k in KNOBS]
         return [
             draw.facts(bench.shelf.facts(name)), draw.table(can), gr.update(visible=leads), *wanted.fitted(spec),
             *unwanted.fitted(spec if leads else None), *knobs,
@@ -143,7 +148,13 @@ def page(bench: Bench) -> None:
             with gr.Row():
                 n = gr.Number(64, label="how many", info="samples", precision=0, minimum=1, min_width=80, elem_id="n")
                 seed = gr.Number(
-                    0, label="seed", info="empty: a new one", precision=0, minimum=0, min_width=80, elem_id="seed"
+                    0,
+                    label="seed",
+                    info="empty: a new one",
+                    precision=0,
+                    minimum=0,
+                    min_width=80,
+                    elem_id="sample-seed",
                 )
             wanted = Fields("given")
             with gr.Accordion("away from (needs guidance_scale above 1)", open=False, visible=False) as against:
@@ -152,7 +163,7 @@ def page(bench: Bench) -> None:
                 knobs = [
                     gr.Number(None, label=k.replace("_", " "), visible=False, min_width=80, elem_id=k) for k in KNOBS
                 ]
-            options = gr.Textbox(label="options (key = value, a line each)", lines=2, elem_id="sample-options")
+            options = gr.Textbox("", label="options (key = value, a line each)", lines=2, elem_id="sample-options")
             go = gr.Button("draw", variant="primary", elem_id="draw")
             back = gr.File(label="a saved file, drawn again", type="filepath", height=150, elem_id="recipe")
             with gr.Accordion("what the run is, and what its sampling can be told", open=False):
@@ -177,7 +188,7 @@ def page(bench: Bench) -> None:
                 vary = gr.Button("vary it", elem_id="vary")
                 like = gr.HTML(elem_id="variants", elem_classes="pm-grid")
             with gr.Accordion("a text: prompt, and how it goes on", open=False):
-                prompt = gr.Textbox(label="prompt", lines=2, elem_id="prompt")
+                prompt = gr.Textbox("", label="prompt", lines=2, elem_id="prompt")
                 length = gr.Number(
                     None, label="symbols after it (empty: to the window's end)", precision=0, elem_id="length"
                 )
@@ -192,14 +203,13 @@ def page(bench: Bench) -> None:
     vary.click(varied, [run, n, seed, which, strength, label, options, *more], like, api_name="variants")
     writing = write.click(written, [run, prompt, length, seed, options], text, api_name="generate")
     halt.click(None, cancels=[writing], api_visibility="private")
-    fields = [facts, can, against, *wanted.all, *unwanted.all, *knobs]
+    kinds = [facts, can, against, *wanted.all, *unwanted.all, *knobs]
     # the run first, whose fields are emptied; then what they held
-    back.upload(whose, back, run, api_visibility="private").success(about, run, fields, api_visibility="private").then(
+    back.upload(whose, back, run, api_visibility="private").success(about, run, kinds, api_visibility="private").then(
         restored, back, [n, seed, label, options, *more], api_visibility="private"
     ).then(draw_samples, [run, n, seed, label, options, *more], [shown, file, of], api_visibility="private")
-    run.input(about, run, fields, api_visibility="private")
-    if (pages := gr.context.Context.root_block) is not None:
-        pages.load(about, run, fields, api_visibility="private")
+    run.input(about, run, kinds, api_visibility="private")
+    at_opening(about, run, kinds)
 
 
 def _asked(

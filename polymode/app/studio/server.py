@@ -177,9 +177,11 @@ def serve(
     os.environ["GRADIO_TEMP_DIR"] = str(work)
     bench = Bench(Shelf(root), Jobs(root / JOBS), work)
     runner = Runner(bench.jobs)
-    server = uvicorn.Server(
-        uvicorn.Config(application(bench, study=study, auth=pair, host=host), log_level="warning", lifespan="on")
-    )
+    config = uvicorn.Config(
+        application(bench, study=study, auth=pair, host=host), log_level="warning", lifespan="on",
+        timeout_graceful_shutdown=2,  # open pages never close their connections
+    )  # fmt: skip
+    server = uvicorn.Server(config)
     runner.start()
     shown = f"[{host}]" if ":" in host else host
     threading.Thread(

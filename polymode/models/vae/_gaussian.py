@@ -92,8 +92,8 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         self.latent_dims, self.hidden = latent_dims, tuple(hidden)
         self.features = Features(spec)
         self.head = head_for(spec, components=components, levels_as=levels_as)
-        # longer ones teach the decoder the means of classes before it reads z, and the posterior collapses: after 500
-        # steps on mnist_dynamic with labels the bound is 136 nats, and was 160 with vectors of length sqrt(width)
+        # longer ones teach the decoder the means of classes before it reads z, and the posterior collapses
+        # (tests/learning/test_conditions.py)
         self.condition_encoder, width = encoder_for(condition_spec, max(hidden, default=latent_dims), calm=True)
         self.posterior_kind = Posterior(latent_dims, posterior, width=FLOW_WIDTH)
         if self.posterior_kind.flow is not None:
