@@ -7,6 +7,7 @@ pages of a study live under /judge. An address that others can reach is served o
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 from polymode.app.service import PolymodeError
@@ -39,9 +41,20 @@ def _check_packages() -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        import gradio  # noqa: F401
+        with mock.patch.object(inspect, "getfile", _no_file_of_gradio):
+            import gradio  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(error.name or "gradio", "studio", "the studio") from None
+
+
+def _no_file_of_gradio(thing: Any, file_of: Callable[[Any], str] = inspect.getfile) -> str:
+    """Where a thing is written, hidden from Gradio: it parses its sources at every import to write stubs for editors.
+
+    It leaves out components that have no file; that is half of the time it takes.
+    """
+    if type(thing).__module__ == "gradio.component_meta":
+        raise OSError
+    return file_of(thing)
 
 
 def blocks(bench: Any, study: str | None = None) -> Any:
@@ -50,7 +63,11 @@ def blocks(bench: Any, study: str | None = None) -> Any:
 
     from polymode.app.studio import explore, fit, judge, learn, restore, sample
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as pages:
+    # it would make its application whenever it changes its mind about the queue; one is made when it is mounted
+    with (
+        mock.patch.object(gr.routes.App, "create_app", return_value=None),
+        gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as pages,
+    ):
         gr.Markdown("# polymode studio")
         with gr.Tab("Learn", id="learn"):
             learn.page()
@@ -68,7 +85,7 @@ def blocks(bench: Any, study: str | None = None) -> Any:
             judge.score(bench)
         with gr.Tab("Judge", id="judge"):
             judge.people(study)
-    pages.queue(default_concurrency_limit=2, max_size=256)
+        pages.queue(default_concurrency_limit=2, max_size=256)
     return pages
 
 
