@@ -60,11 +60,12 @@ def crowd(url: str, clients: int, seconds: float) -> tuple[list[int], int, list[
     one = Client(url, verbose=False, download_files=work)
     expected = [Path(one.predict("ppca", N, seed, api_name="/sample")[1]).read_bytes() for seed in range(SEEDS)]
     counts, wrong, waits, lock = [0] * clients, [0], [], threading.Lock()
-    until = time.monotonic() + seconds
+    ready = threading.Barrier(clients)
 
     def draw(k: int) -> None:
         own = Client(url, verbose=False, download_files=tempfile.mkdtemp(dir=work))
-        seed = k
+        ready.wait()
+        seed, until = k, time.monotonic() + seconds
         while time.monotonic() < until:
             begun = time.monotonic()
             try:

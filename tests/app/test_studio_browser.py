@@ -39,14 +39,16 @@ class Studio:
     def __init__(self, runs: Path, *more: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "polymode", "studio", "--runs", str(runs), "--port", "0", *more],
-            stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().split()[1]
 
-    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def end(self, how: signal.Signals = signal.SIGTERM) -> str:
+        """End it; what it said on stderr."""
         self.process.send_signal(how)
-        self.process.communicate(timeout=60)
+        return self.process.communicate(timeout=60)[1]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +210,7 @@ def test_a_studio_ends_at_the_first_signal_though_a_page_is_open(runs):
     held = Client(served.url, verbose=False)
     assert Path(held.predict("ppca", api_name="/sample")[1]).is_file()
     begun = time.monotonic()
-    served.end()
+    assert not served.end()
     assert time.monotonic() - begun < 20
 
 

@@ -242,7 +242,7 @@ CSS = """
 .pm-facts th {font-weight: 500; opacity: 0.75; white-space: nowrap}
 .pm-scroll {overflow-x: auto}
 .pm-sheets th, .pm-sheets td {border: 0 !important; padding: 4px !important; font-weight: 500; font-size: 0.92em}
-.pm-sheets tr {border: 0 !important}
+.pm-sheets, .pm-sheets tr {border: 0 !important}
 .pm-sheets td {min-width: 120px}
 .pm-table {width: 100%}
 .pm-text {white-space: pre-wrap; font-size: 0.82em; line-height: 1.4; overflow-x: auto; margin-top: 10px}

@@ -7,7 +7,9 @@ pages of a study live under /judge. An address that others can reach is served o
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 import os
 import shutil
 import tempfile
@@ -198,6 +200,7 @@ def serve(
         application(bench, study=study, auth=pair, host=host), log_level="warning", lifespan="on",
         timeout_graceful_shutdown=2,  # open pages never close their connections
     )  # fmt: skip
+    logging.getLogger("uvicorn.error").addFilter(_of_no_open_page)
     server = uvicorn.Server(config)
     runner.start()
     shown = f"[{host}]" if ":" in host else host
@@ -209,6 +212,12 @@ def serve(
     finally:
         runner.close()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _of_no_open_page(record: logging.LogRecord) -> bool:
+    """Whether a message of the server's is of anything but pages that were open when it ended."""
+    cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "graceful shutdown exceeded" not in str(record.msg)
 
 
 def _tell(server: Any, address: str, ready: Callable[[str], None]) -> None:
