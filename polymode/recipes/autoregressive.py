@@ -37,7 +37,7 @@ RECIPES: tuple[Recipe, ...] = (
            cost="30 min, one core"),
     Recipe("pixelrnn_mnist", "pixelrnn", "mnist_binarized", _bits(83.0, 79.20, "arXiv:1601.06759, table 4"),
            settings={"width": 32, "layers": 2}, training={"steps": 9000, "learning_rate": 5e-3, "warmup": 50},
-           cost="30 min, one core"),
+           cost="60 min, one core"),
     # texts
     Recipe("ngram_shakespeare", "ngram", "tinyshakespeare", characters(None), cost="10 s, one core"),
     Recipe("gru_shakespeare", "gru", "tinyshakespeare", characters(1.75), cost="5 min, one core",
@@ -73,5 +73,5 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("scene_captions", "transformer", "scene_captions", _pairs(0.7, "ROUGE-1"), settings={"copy": True},
            training={"minutes": 3}, cost="3 min, one core"),
     Recipe("scene_dialogues", "transformer", "scene_dialogues", _pairs(0.85), settings={"copy": True, "layers": 3},
-           training={"steps": 9000, "learning_rate": 1e-3}, cost="12 min, one core"),
+           training={"steps": 9000, "learning_rate": 1e-3}, cost="15 min, one core"),
 )  # fmt: skip

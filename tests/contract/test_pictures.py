@@ -198,6 +198,11 @@ def test_what_was_public_is_public_still() -> None:
     assert scatter([("a", 1.0, 2.0), ("b", 2.0, 90.0)], "x", "y", log_x=True).startswith(PNG)
     (curves,) = pictures_for(CASES["text"](), [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])[1:]
     assert curves.title == "Learning curves"
+    mixed = [{"kind": kind, "step": i, "loss": 1.0 + i} for i in (1, 2) for kind in ("train", "validation")]
+    both, one = (pictures_for(CASES["text"](), rows)[-1] for rows in (mixed, [r | {"kind": "train"} for r in mixed]))
+    assert "dashed" in both.caption
+    assert "dashed" not in one.caption
+    assert both.panels[0].draw() != one.panels[0].draw()
     text = html.picture(Picture("<t>", "c & d", (Panel("<l>", text="a<b"), Panel("w", audio=(lambda: b"RIFF",)))))
     assert "&lt;t&gt;" in text
     assert "c &amp; d" in text

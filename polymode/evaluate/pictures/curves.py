@@ -9,29 +9,39 @@ import numpy as np
 
 from polymode.evaluate.pictures.base import INK, MODEL, Panel, Picture, figure, png
 
+#: how entries of a log are drawn that are not the training's own
+OVER = {"validation": "--"}
+
 
 def curves(history: Sequence[dict[str, Any]]) -> Picture | None:
-    """Every numeric column of a run's log against its steps."""
+    """Every numeric column of a run's log against its steps; those of validation rows are dashed over them."""
     beside = ("step", "epoch", "seconds", "time")
     names = list(dict.fromkeys(k for row in history for k, v in row.items() if isinstance(v, int | float)))
     names = [n for n in names if n not in beside][:8]
     if len(history) < 2 or not names:
         return None
     at = "step" if all("step" in row for row in history) else ""
-    lines = {n: [(row[at] if at else i, row[n]) for i, row in enumerate(history) if n in row] for n in names}
+
+    def line(name: str, over: str) -> list[tuple[float, float]]:
+        rows = [(i, row) for i, row in enumerate(history) if name in row]
+        return [(row[at] if at else i, row[name]) for i, row in rows if OVER.get(row.get("kind", ""), "-") == over]
 
     def draw() -> bytes:
-        wide = min(4, len(lines))
-        tall = -(-len(lines) // wide)
+        wide = min(4, len(names))
+        tall = -(-len(names) // wide)
         drawn, axes = figure(2.6 * wide, 2.0 * tall, tall, wide)
-        for axis, (name, points) in zip(np.ravel(axes), lines.items()):
-            axis.plot(*zip(*points, strict=True), color=MODEL, linewidth=1.2)
+        for axis, name in zip(np.ravel(axes), names):
+            for over, colour in (("-", MODEL), ("--", INK)):
+                if points := line(name, over):
+                    axis.plot(*zip(*points, strict=True), over, color=colour, linewidth=1.2)
             axis.set_title(name, fontsize=8, color=INK)
-        for axis in np.ravel(axes)[len(lines) :]:
+        for axis in np.ravel(axes)[len(names) :]:
             axis.set_visible(False)
         return png(drawn)
 
-    return Picture("Learning curves", "As logged while training.", (Panel("by step" if at else "by row", draw),))
+    dashed = any(row.get("kind") in OVER for row in history)
+    note = "As logged while training; dashed: on validation rows." if dashed else "As logged while training."
+    return Picture("Learning curves", note, (Panel("by step" if at else "by row", draw),))
 
 
 def scatter(points: Sequence[tuple[str, float, float]], x_name: str, y_name: str, *, log_x: bool = False) -> bytes:

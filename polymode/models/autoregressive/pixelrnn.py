@@ -20,8 +20,8 @@ all gates.
 
 Likelihood: exact, one pass of H steps (rows) or H + W - 1 steps (diagonals) a layer and direction. Sampling: one pixel
 and colour a step on carried states, each costing a column of every layer; the direction from the right runs once a row.
-Expected: `pytest -m slow tests/learning/test_pixelrnn.py`: MNIST at 14 x 14 pixels, cut at half, a row LSTM of 16 units
-at 28.0 nats (test) after 64,000 images, where an FVSBN has 33.8. On binarised MNIST the paper reports 79.2.
+Expected: `polymode reproduce pixelrnn_mnist`: 82.97 +- 0.2 nats (test) on binarised MNIST with two diagonal layers of 32
+units, an hour of one core; the paper reports 79.2 with seven layers.
 """
 
 from __future__ import annotations
