@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from polymode.app.service import runs
 from polymode.core import checkpoint
 from polymode.core.errors import CheckpointError, PolymodeError
 from polymode.core.model import GenerativeModel
+from polymode.core.rolls import is_music
 
 if TYPE_CHECKING:
     from polymode.core.condition import ConditionSpec
@@ -79,7 +81,9 @@ def check_device(device: str | None) -> None:
 
 
 def sample_name(spec: Spec) -> str:
-    """The file that samples go to where the user names none."""
+    """The file that samples go to where the user names none; music is heard where MIDI can be written."""
+    if is_music(spec) and find_spec("mido"):
+        return "samples.mid"
     return _SAMPLE_FILES.get(spec.kind, "samples.npz") if writes_plainly(spec) else "samples.npz"
 
 
