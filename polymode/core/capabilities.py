@@ -128,11 +128,16 @@ class HasEnergy(Capability):
 
     @abstractmethod
     def log_partition(
-        self, condition: Condition | None = None, *, generator: torch.Generator | None = None, seed: int | None = None
+        self,
+        condition: Condition | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        chains: int = 256,
     ) -> tuple[float, float]:
         """(log Z, its standard error) in nats: an estimate by AIS, or exact with error 0 where enumeration can do it.
 
-        ``condition`` is one row.
+        ``condition`` is one row; ``chains`` are those of AIS.
         """
 
 

@@ -37,6 +37,8 @@ SplitName = Literal["train", "valid", "test"]
 Estimator = Literal["auto", "ode"]
 #: more partition functions than this (one a distinct condition) are not estimated
 MOST_PARTITIONS = 64
+#: chains of annealing; many conditions share them, down to so many each, since their errors average out
+CHAINS, LEAST_CHAINS = 256, 64
 
 
 def log_likelihood(
@@ -243,7 +245,7 @@ class Scorer:
             pieces.append(-energy.cpu().double())
         nats = torch.cat(pieces)
         if split.condition is None:
-            log_z, error, how = self._partition(model, None, ())
+            log_z, error, how = self._partition(model, None, (), CHAINS)
             return self._estimate(nats - log_z, error, how, facts)
         condition = split.condition[rows]
         table = torch.cat([getattr(condition, k).reshape(len(rows), -1).double() for k in condition.kinds], 1)
@@ -257,11 +259,11 @@ class Scorer:
         if len(distinct) > MOST_PARTITIONS:
             protocol = f"-energy without log Z, which differs between the {len(distinct)} conditions"
             return Likelihood("unnormalised", nats, **facts, protocol=self._told(protocol))
-        variance, told = 0.0, ""
+        variance, told, chains = 0.0, "", max(LEAST_CHAINS, CHAINS // len(distinct))
         for i, values in enumerate(distinct):
             mine = which == i
             first = int(mine.nonzero()[0, 0])
-            log_z, error, how = self._partition(model, condition[first : first + 1], tuple(values.tolist()))
+            log_z, error, how = self._partition(model, condition[first : first + 1], tuple(values.tolist()), chains)
             nats[mine] -= log_z
             # conditions have independent chains, so their errors add by variance, weighted by their share of rows
             variance += (float(mine.double().mean()) * error) ** 2
@@ -278,11 +280,13 @@ class Scorer:
             kind = "estimate" if error > 0 else "lower bound"
         return Likelihood(kind, nats, **facts, std_error=error, protocol=self._told(protocol))
 
-    def _partition(self, model: HasEnergy, condition: Condition | None, key: tuple) -> tuple[float, float, str]:
+    def _partition(
+        self, model: HasEnergy, condition: Condition | None, key: tuple, chains: int
+    ) -> tuple[float, float, str]:
         """(log Z, its standard error, both directions in words where the model can be annealed from above)."""
         if key not in self._partitions:
             # one more than the rows' seed, so that chains and rows do not share their draws
-            log_z, error = model.log_partition(condition, seed=self.seed + 1)
+            log_z, error = model.log_partition(condition, seed=self.seed + 1, chains=chains)
             how = ""
             # under many conditions one sandwich stands for all: each costs as much as a fourth of an estimate
             if error > 0 and isinstance(model, HasReverseAIS) and not self._partitions:

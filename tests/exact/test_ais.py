@@ -166,7 +166,7 @@ def test_an_energy_model_is_annealed_from_both_sides() -> None:
     p = (-model.potential(points, None)).softmax(0).detach()
     starts = points[torch.multinomial(p, 200, replacement=True, generator=rng.generator(0))]
     down = model.reverse_log_partition(seed=0, temperatures=100, samples=starts)
-    of_chains = model.reverse_log_partition(seed=0, runs=100, temperatures=100)
+    of_chains = model.reverse_log_partition(seed=0, chains=100, temperatures=100)
     assert abs(down.log_z - truth) < max(0.03, 4 * down.std_error)
     assert abs(of_chains.log_z - truth) < max(0.05, 5 * of_chains.std_error)
 

@@ -378,7 +378,7 @@ class Remembers(GenerativeModel, HasLogProb, HasBound, HasEnergy, HasLatents):
     def _energy(self, x: Tensor, condition: Condition | None) -> Tensor:
         return -self._log_prob(x, condition)
 
-    def log_partition(self, condition=None, *, generator=None, seed=None) -> tuple[float, float]:
+    def log_partition(self, condition=None, *, generator=None, seed=None, chains=256) -> tuple[float, float]:
         return 0.0, 0.0
 
     def _encode(self, x: Tensor, condition: Condition | None) -> Tensor:

@@ -20,8 +20,8 @@ all gates.
 
 Likelihood: exact, one pass of H steps (rows) or H + W - 1 steps (diagonals) a layer and direction. Sampling: one pixel
 and colour a step on carried states, each costing a column of every layer; the direction from the right runs once a row.
-Expected: `polymode reproduce pixelrnn_mnist`: 82.97 +- 0.2 nats (test) on binarised MNIST with two diagonal layers of 32
-units, an hour of one core; the paper reports 79.2 with seven layers.
+Expected: `polymode reproduce pixelrnn_mnist`: 82.97 +- 0.2 nats (test) on binarised MNIST with two diagonal layers of
+32 units, an hour of one core; the paper reports 79.2 with seven layers.
 """
 
 from __future__ import annotations

@@ -264,13 +264,13 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
         *,
         generator: torch.Generator | None = None,
         seed: int | None = None,
-        runs: int = 256,
+        chains: int = 256,
         temperatures: int = 500,
     ) -> tuple[float, float]:
         """(log Z, standard error), nats.
 
         Exact on small lattices; by quadrature in one or two real dimensions, whose error is far below a float32's
-        where the density is wider than a hundredth of its standard deviation; else by annealing `runs` draws of the
+        where the density is wider than a hundredth of its standard deviation; else by annealing `chains` draws of the
         base over `temperatures` stages.
         """
         g = rng.resolve(generator, seed)
@@ -286,7 +286,7 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
             if not self.lattice and self.features.size <= 2:
                 return log_integral(log_p, self.features.size, 25 * self.base_scale, self._anchor), 0.0
             log_ratio, error = langevin.annealed_log_partition(
-                self.base, excess, self._starts(runs), self.exact_kernel,
+                self.base, excess, self._starts(chains), self.exact_kernel,
                 temperatures=temperatures, step_size=float(self.step_size), generator=g,
             )  # fmt: skip
             return self.log_base_partition() + log_ratio, error
@@ -297,7 +297,7 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
         *,
         generator: torch.Generator | None = None,
         seed: int | None = None,
-        runs: int = 64,
+        chains: int = 64,
         temperatures: int = 500,
         samples: Tensor | None = None,
     ) -> ais.Annealed:
@@ -305,7 +305,7 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
 
         Args:
             condition: one row.
-            runs, temperatures: as of `log_partition`.
+            chains, temperatures: as of `log_partition`.
             samples: exact draws of the model (S, F) in model space; without them the model's chains are moved on,
                 and it is approximate.
         """
@@ -313,7 +313,7 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
         with self._evaluating():
             ends = samples
             if ends is None:
-                ends = self._chain_ends(runs, None if condition is None else condition.repeat_interleave(runs), g)
+                ends = self._chain_ends(chains, None if condition is None else condition.repeat_interleave(chains), g)
             found = langevin.reverse_annealed_log_partition(
                 self.base, self._excess_under(condition), self._starts(len(ends)), ends.to(self.device, self.dtype),
                 self.exact_kernel, temperatures=temperatures, step_size=float(self.step_size), generator=g,
@@ -326,8 +326,8 @@ class EnergyModel(Conditioned, GenerativeModel, HasEnergy, Completes, ais.HasRev
         context = self.context(condition)
         return lambda y: self.excess(y, None if context is None else context.expand(len(y), -1))
 
-    def _starts(self, runs: int) -> Callable[[torch.Generator], Tensor]:
-        return partial(self.base_draws, runs)
+    def _starts(self, chains: int) -> Callable[[torch.Generator], Tensor]:
+        return partial(self.base_draws, chains)
 
     def _every_point(self) -> Tensor | None:
         """All points of the lattice (N, F), None when they are too many."""
