@@ -67,7 +67,7 @@ def results_page() -> str:
     lines += [
         "## Recipes",
         "",
-        "What `polymode reproduce RECIPE` obtained: value ± standard error over n rows or samples; one seed unless told.",
+        "By `polymode reproduce RECIPE`: value ± standard error over n rows or samples, of one seed unless told.",
         "",
         "| recipe | data | metric | split | value | n | to reach | published | seconds, on | protocol |",
         "|---|---|---|---|---|---|---|---|---|---|",
