@@ -13,7 +13,7 @@ from polymode.core.errors import PolymodeError
 from polymode.data.dataset import DataSet, Split
 from polymode.evaluate.evaluator import Evaluator
 from polymode.evaluate.metrics.masked import masked_accuracy, unigram_accuracy
-from polymode.evaluate.metrics.words import known_words, words
+from polymode.evaluate.metrics.words import known_words, runs, words
 from polymode.tasks.text import encode
 
 
@@ -74,6 +74,13 @@ def test_known_words_are_those_of_training_as_they_are_spelled():
     assert known_words([], {"the"}) == (0, 0)
 
 
+def test_runs_of_words_stay_within_a_text():
+    lines = ["a b c", "d e", "f"]
+    assert runs(lines, 2, whole=True) == [("a", "b"), ("b", "c"), ("d", "e")]
+    assert runs(lines, 3, whole=True) == [("a", "b", "c")]
+    assert runs([" a b c d"], 2, whole=False) == [("a", "b"), ("b", "c")]
+
+
 SYMBOLS = tuple("\n abcdefgh")
 
 
@@ -95,6 +102,9 @@ def test_a_report_of_a_masked_model_of_text_tells_both():
     assert found["known words of 3 letters or less"].value == 1 / 2
     assert "50.0% in test text" in found["known words"].protocol
     assert "100.0% in test text" in found["known words of 3 letters or less"].protocol
+    assert found["distinct-2"].value == 2 / 20
+    assert "5.0% of as many in test text" in found["distinct-2"].protocol
+    assert "copied runs of words" not in found  # three words a window
     assert 0 <= found["masked accuracy"].value <= 1
     assert found["masked accuracy"].n == 20
     assert report.ceiling is not None
@@ -102,3 +112,21 @@ def test_a_report_of_a_masked_model_of_text_tells_both():
     symbols = DataSet("numbers", specs.tokens(12, 10), Split(train), Split(test), Split(test))
     other = pm.create("gpt", symbols.spec, seed=0, width=8, layers=1, heads=1)
     assert not Evaluator(symbols, metrics=["masked", "words"]).report(other).row.measurements
+
+
+def test_copied_runs_are_those_that_training_text_holds():
+    def rows(*lines: str) -> Tensor:
+        return torch.stack([encode(line.ljust(16), spec) for line in lines])
+
+    spec = specs.tokens(16, SYMBOLS)
+    train, test = rows(*[" a b c d e f g h"] * 40), rows(*[" h g f e d c b a"] * 20)
+    data = DataSet("letters", spec, Split(train), Split(test), Split(test))
+    model = pm.create("gpt", spec, seed=0, width=8, layers=1, heads=1)
+    # of the first line the runs from a and from b are copied and the one that ends in a is not, of the other none
+    drawn = rows(*[" a b c d e f a b", " h g f e d c b a"] * 10)
+    model.sample = lambda n, *rest, **more: drawn  # type: ignore[method-assign]
+    found = {m.metric: m for m in Evaluator(data, metrics=["words"]).report(model).row.measurements}
+    copied = found["copied runs of words"]
+    assert copied.n == 20 * 3
+    assert copied.value == 20 / 60
+    assert "0.0% of test text's" in copied.protocol

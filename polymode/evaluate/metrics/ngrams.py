@@ -132,7 +132,7 @@ def corpus_bleu(
         part = each[rows].sum(0), lengths[rows].double().sum(), near[rows].sum()
         return float(combine(*part, smoothing=smoothing))
 
-    return _leave_out(bleu, m)
+    return leave_out(bleu, m)
 
 
 def self_bleu(rows: Sequence[Tensor], *, order: int = ORDER) -> tuple[float, float, float]:
@@ -152,7 +152,7 @@ def self_bleu(rows: Sequence[Tensor], *, order: int = ORDER) -> tuple[float, flo
         near = nearest_lengths(lengths[kept], lengths[kept], torch.arange(len(kept)))
         return float(combine(torch.stack(sums, 1), lengths[kept], near, smoothing=EPSILON).mean())
 
-    return _leave_out(mean, len(rows))
+    return leave_out(mean, len(rows))
 
 
 def jensen_shannon(
@@ -200,7 +200,7 @@ def _most_of_others(counts: Counts) -> Tensor:
     return torch.where(alone, second[counts.gram], first[counts.gram])
 
 
-def _leave_out(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float, float]:
+def leave_out(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float, float]:
     """(value, low, high) in [0, 1] of a statistic of row numbers, by the grouped jackknife."""
     value = statistic(torch.arange(n))
     # without a group at least two rows must be left, as one has no others

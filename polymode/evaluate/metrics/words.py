@@ -1,4 +1,4 @@
-"""Known words: the share of the words of generated text that the training text has.
+"""Words of generated text: how many of them the training text has, how many pairs of them differ, what is copied.
 
     known = |{w in samples: w in V}| / |{w in samples}|,   V the words of the training text
 
@@ -8,12 +8,20 @@ a dictionary, so that names of its own are words. A word is a longest run of let
 spelled (capitals differ). In windows of a text the words that touch either end are cut, and left out on both sides; in
 whole strings they are not. Words of at most 3 letters are counted apart too: most draws that are no word are long.
 Test text is the ceiling, and its share is told in the protocol. Intervals are Wilson's, words taken as independent.
+
+    distinct-2 = |{different pairs of neighbouring words}| / |{pairs}|        (Li et al. 2016, arXiv:1510.03055, sec. 4)
+    copied     = |{runs of 5 words in samples that training text holds}| / |{runs of 5 words in samples}|
+
+distinct-2 falls as text repeats itself, and as there is more of it: it is taken of as many pairs as the test text has,
+at most; its interval is the jackknife's over samples. Runs of words do not cross the ends of rows; training windows
+overlap, so that theirs are all seen.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 from torch import Tensor
 
@@ -21,23 +29,31 @@ from polymode.core import rng
 from polymode.core.spelling import decode
 from polymode.evaluate.comparison import Comparison
 from polymode.evaluate.measurement import Measurement
+from polymode.evaluate.metrics.ngrams import leave_out
 from polymode.evaluate.statistics import share_interval
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 #: letters of a short word
 SHORT = 3
+#: words of a run that is looked for in the training text
+RUN = 5
 #: training rows whose words are known
 TRAIN_ROWS = 100_000
 
 
 def words(texts: Iterable[str], *, whole: bool) -> list[str]:
     """The words of texts; ``whole`` says that texts end where words do, else words at their ends are left out."""
-    return [
-        found[0]
-        for text in texts
-        for found in WORD.finditer(text)
-        if whole or (found.start() > 0 and found.end() < len(text))
-    ]
+    return [word for text in texts for word in _in(text, whole)]
+
+
+def _in(text: str, whole: bool) -> list[str]:
+    return [w[0] for w in WORD.finditer(text) if whole or (w.start() > 0 and w.end() < len(text))]
+
+
+def runs(texts: Iterable[str], n: int, *, whole: bool) -> list[tuple[str, ...]]:
+    """All runs of n neighbouring words within a text; ``whole`` as of `words`."""
+    lines = [_in(text, whole) for text in texts]
+    return [tuple(line[i : i + n]) for line in lines for i in range(len(line) - n + 1)]
 
 
 def known_words(found: Iterable[str], vocabulary: set[str], *, longest: int | None = None) -> tuple[int, int]:
@@ -54,20 +70,50 @@ def measure(c: Comparison) -> list[Measurement]:
         return []
     whole = "" in symbols  # short strings that were filled up, not windows of a text
 
-    def read(x: Tensor) -> list[str]:
-        return words((decode(row, spec) for row in x), whole=whole)
+    def spelled(x: Tensor) -> list[str]:
+        return [decode(row, spec) for row in x]
 
-    def known_to_training() -> set[str]:
-        return set(read(c.data.train.take(TRAIN_ROWS, rng.generator(c.reference.seed))[0]))
+    def training() -> list[str]:
+        return spelled(c.data.train.take(TRAIN_ROWS, rng.generator(c.reference.seed))[0])
 
-    vocabulary = c.reference.cached("vocabulary", known_to_training)
-    real, drawn, rows = read(c.reference.real), read(c.samples), []
+    texts = c.reference.cached("training text", training)
+    vocabulary = c.reference.cached("vocabulary", lambda: set(words(texts, whole=whole)))
+    learned = c.reference.cached("runs of words", lambda: set(runs(texts, RUN, whole=whole)))
+    real, drawn = spelled(c.reference.real), spelled(c.samples)
+    return [*_known(c, real, drawn, vocabulary, whole), *_runs(real, drawn, learned, whole)]
+
+
+def _known(c: Comparison, real: list[str], drawn: list[str], vocabulary: set[str], whole: bool) -> list[Measurement]:
+    rows = []
     for name, longest in (("known words", None), (f"known words of {SHORT} letters or less", SHORT)):
-        hits, n = known_words(drawn, vocabulary, longest=longest)
+        hits, n = known_words(words(drawn, whole=whole), vocabulary, longest=longest)
         if n == 0:
             continue
-        in_test, of_test = known_words(real, vocabulary, longest=longest)
+        in_test, of_test = known_words(words(real, whole=whole), vocabulary, longest=longest)
         test = f"{in_test / of_test:.1%} in test text" if of_test else "none in test text"
         protocol = f"{n:,} words in {len(c.samples):,} samples, against {len(vocabulary):,} of training; {test}"
         rows.append(Measurement(name, *share_interval(hits, n), n, "higher", protocol))
+    return rows
+
+
+def _runs(real: list[str], drawn: list[str], learned: set[tuple[str, ...]], whole: bool) -> list[Measurement]:
+    rows = []
+    pairs, of_test = ([runs([text], 2, whole=whole) for text in texts] for texts in (drawn, real))
+    test = list(chain.from_iterable(of_test))
+    most = min(len(test), sum(map(len, pairs)))
+
+    def distinct(kept: Tensor) -> float:
+        some = list(chain.from_iterable(pairs[i] for i in kept.tolist()))[:most]
+        return len(set(some)) / max(1, len(some))
+
+    if most:
+        protocol = (
+            f"{most:,} pairs of words; {len(set(test[:most])) / most:.1%} of as many in test text; 95 % by jackknife"
+        )
+        rows.append(Measurement("distinct-2", *leave_out(distinct, len(drawn)), most, None, protocol))
+    if long := runs(drawn, RUN, whole=whole):
+        hits, theirs = sum(run in learned for run in long), runs(real, RUN, whole=whole)
+        share = f"{sum(run in learned for run in theirs) / len(theirs):.1%}" if theirs else "none"
+        protocol = f"of {len(long):,} runs of {RUN} words, those that the training text holds; {share} of test text's"
+        rows.append(Measurement("copied runs of words", *share_interval(hits, len(long)), len(long), "lower", protocol))
     return rows
