@@ -19,7 +19,7 @@ def _toys(model: str) -> tuple[Recipe, ...]:
     return tuple(
         Recipe(f"{model}_{toy}", model, toy, (
             Measure("density_kl", estimator="ode", aim=0.1), *(_MODES if toy == "8gaussians" else ()),
-        ), training=_TRAINING, cost="2 min, one core")
+        ), training=_TRAINING | ({"steps": 10_000} if toy == "checkerboard" else {}), cost="2 min, one core")
         for toy in _TOYS
     )  # fmt: skip
 
