@@ -152,7 +152,7 @@ def curve(values: Sequence[float], steps: Sequence[int], *, label: str = "") -> 
         f"{left + s / last * (width - left - 6):.1f},{6 + (high - v) / (high - low) * (height - below - 10):.1f}"
         for (s, _), v in zip(known, seen, strict=True)
     )
-    ends = [f"{10**v if is_log else v:.2g}" for v in (high, low)]
+    ends = [f"{10**v if is_log else v:.3g}" for v in (high, low)]
     axis = (
         f'<text x="2" y="14" font-size="11" {_TEXT}>{ends[0]}</text>'
         f'<text x="2" y="{height - below - 2}" font-size="11" {_TEXT}>{ends[1]}</text>'
@@ -196,9 +196,16 @@ def sheets(
     return f'<div class="pm-scroll">{"".join(drawn)}</div>'
 
 
+def _text(value: Any) -> str:
+    """A value as it is read: yes or no, four digits of a number, all else as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
 def facts(pairs: Sequence[tuple[str, Any]]) -> str:
     """Names and values; whatever they hold is shown as text."""
-    lines = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in pairs)
+    lines = "".join(f"<tr><th>{html.escape(k)}</th><td>{_text(v)}</td></tr>" for k, v in pairs)
     return f'<table class="pm-facts">{lines}</table>'
 
 
@@ -207,7 +214,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return '<p class="pm-note">nothing yet</p>'
     head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in r.values()) + "</tr>" for r in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in r.values()) + "</tr>" for r in rows)
     whole = f'<table class="pm-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="pm-scroll">{whole}</div>'
 

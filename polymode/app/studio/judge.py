@@ -17,6 +17,11 @@ from polymode.app.service.study.analyse import analyse
 from polymode.app.studio import draw
 from polymode.app.studio.base import Bench, settings, told, whole
 
+#: rows of scores that are shown
+MOST_ROWS = 100
+#: what a detection tells of the studio's own folders
+OURS = ("run", "out", "data")
+
 
 def compare(bench: Bench) -> None:
     """The page of two runs row by row, and of reports beside each other."""
@@ -97,16 +102,17 @@ def score(bench: Bench) -> None:
 
     @told
     def scored(run: str, upload: str | None, reading: str, share: float) -> tuple[str, str, str | None]:
-        """(facts, the rows that stand out, all scores as a file)."""
+        """(facts, the rows that stand out first, all scores as a file)."""
         if upload is None:
             raise gr.Error("give a file of rows to score")
         out = Path(tempfile.mkdtemp(dir=bench.work)) / "scores.csv"
         source = str(workshop.opened(upload, bench.work))
         options: dict[str, Any] = {"run": bench.run(run), "data": source, "out": str(out), "false_alarms": share}
         found = detect(make(DetectRequest, options | {"reading": make(DataOptions, settings(reading))}))
-        flat = [(k, v) for k, v in found.items() if isinstance(v, str | int | float) and k not in ("run", "out")]
+        shown = [(k, v) for k, v in found.items() if isinstance(v, str | int | float) and k not in OURS]
         listed = next((v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [])
-        return draw.facts(flat), draw.table(listed), str(out)
+        listed = sorted(listed, key=lambda row: -row["score"])[:MOST_ROWS]
+        return draw.facts([("rows of", Path(upload).name), *shown]), draw.table(listed), str(out)
 
     gr.Markdown("How unlike what a run has learned from is each row? Scores are calibrated on held-out rows, so that "
                 "the share of false alarms is what you say.")  # fmt: skip
