@@ -245,7 +245,9 @@ class Report:
         asked = [m for m in self.measurements if m.better and not m.refusal and self.floor.get(m.metric)]
         beaten = sum(_clearly_beats(m, other) for m in asked if (other := self.floor.get(m.metric)))
         text = f"Clearly better than {self.floor.name} on {beaten} of {len(asked)} sample metrics"
-        if self.ceiling is not None:
+        if not asked:
+            text = f"Nothing was measured of samples that {self.floor.name} has, too"
+        elif self.ceiling is not None:
             level = sum(_reaches(m, self.ceiling.get(m.metric)) for m in asked)
             text += f"; not told apart from real data on {level} of them"
         if self.copies():

@@ -8,6 +8,7 @@ pages of a study live under /judge. An address that others can reach is served o
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 import os
@@ -225,6 +226,8 @@ def _tell(server: Any, address: str, ready: Callable[[str], None]) -> None:
         threading.Event().wait(0.05)
     if server.started:
         ready(address)
+        for module in ("polymode.app.service.building", "polymode.data.write"):
+            importlib.import_module(module)  # with them PyTorch, while the page is opened and read
 
 
 def _pair(auth: str | None) -> tuple[str, str] | None:
