@@ -60,7 +60,7 @@ def crowd(url: str, clients: int, seconds: float) -> tuple[list[int], int, list[
     one = Client(url, verbose=False, download_files=work)
     expected = [Path(one.predict("ppca", N, seed, api_name="/sample")[1]).read_bytes() for seed in range(SEEDS)]
     counts, wrong, waits, lock = [0] * clients, [0], [], threading.Lock()
-    ready = threading.Barrier(clients)
+    ready = threading.Barrier(clients, timeout=300)  # one that can't connect breaks it for all
 
     def draw(k: int) -> None:
         own = Client(url, verbose=False, download_files=tempfile.mkdtemp(dir=work))

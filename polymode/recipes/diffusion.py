@@ -6,8 +6,9 @@ from typing import Any
 
 from polymode.recipes.base import Measure, Recipe
 
-_TOYS = ("8gaussians", "moons", "pinwheel", "checkerboard")
-_TRAINING: dict[str, Any] = {"steps": 4000, "batch_size": 256, "validate_every": 0}
+#: toys and the steps they take
+_TOYS = {"8gaussians": 4000, "moons": 4000, "pinwheel": 4000, "checkerboard": 10_000}
+_TRAINING: dict[str, Any] = {"batch_size": 256, "validate_every": 0}
 _MODES = (
     Measure("modes", "modes hit", n=2000, aim=8, better="higher"),
     Measure("modes", "high quality", n=2000, better="higher"),
@@ -19,8 +20,8 @@ def _toys(model: str) -> tuple[Recipe, ...]:
     return tuple(
         Recipe(f"{model}_{toy}", model, toy, (
             Measure("density_kl", estimator="ode", aim=0.1), *(_MODES if toy == "8gaussians" else ()),
-        ), training=_TRAINING | ({"steps": 10_000} if toy == "checkerboard" else {}), cost="2 min, one core")
-        for toy in _TOYS
+        ), training=_TRAINING | {"steps": steps}, cost=f"{steps // 2000} min, one core")
+        for toy, steps in _TOYS.items()
     )  # fmt: skip
 
 

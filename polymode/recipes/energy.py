@@ -26,7 +26,7 @@ RECIPES: tuple[Recipe, ...] = (
     # restricted Boltzmann machines
     Recipe("rbm_mnist", "rbm", "mnist_binarized", (
         Measure(aim=91.0, published=86.34, source="Salakhutdinov and Murray 2008 (CD-25)"),
-    ), settings={"hidden": 500}, training={"epochs": 300, "validate_every": 0}, cost="30 min, one core"),
+    ), settings={"hidden": 500}, training={"epochs": 300, "validate_every": 0}, cost="50 min, one core"),
     # deep ones
     Recipe("dbn_mnist", "dbn", "mnist_binarized", (
         Measure(num_samples=100, aim=89.0, published=84.55, source="Murray and Salakhutdinov 2009, two layers"),

@@ -30,6 +30,7 @@ from polymode.app.service.sample import sample
 from polymode.app.service.schemas import FitRequest, LatentsRequest, RestoreRequest, SampleRequest, make
 from polymode.app.service.workshop import Kept, Shelf
 from polymode.core.errors import CapabilityError, ConditionError, DataError, PolymodeError
+from polymode.data.write import write_samples
 
 WEIGHTS = [math.exp(-(((i - 8) / 4) ** 2) / 2) + 0.05 for i in range(24)]
 
@@ -206,6 +207,10 @@ def test_a_picture_brings_its_settings_and_the_same_bytes(shelf, tmp_path):
     sample(request)
     found = workshop.recipe_of(tmp_path / "a.png", shelf)
     assert found == {"run": "ppca", "n": 6, "seed": 11, "given": {}, "negative": {}, "options": {}}
+    old = {"run": "ppca", "n": 6, "seed": 11, "condition": "label 3"}  # before "given" was told
+    digits = pm.data.load("digits")
+    write_samples(digits.spec, digits.test.x[:6], tmp_path / "old.png", provenance=old)
+    assert workshop.recipe_of(tmp_path / "old.png", shelf)["given"] == {"label": "3"}
     kept = Kept()
     sample(request.model_copy(update={"out": str(tmp_path / "b.png")}), load=kept)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

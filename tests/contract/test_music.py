@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import polymode.data as data
+from polymode.app.service.building import sample_name
 from polymode.core import rolls
 from polymode.core.errors import DataError, MissingPackageError
 from polymode.core.spec import Binary, Spec
@@ -242,3 +243,9 @@ def test_voices_of_whole_pieces_are_drawn_as_keys_up_to_the_longest():
     spec = Spec("series", (60, 24), Binary(), extra)
     (picture,) = pictures_for(compare(spec, x[:2], x[2:]))  # the samples are silent
     assert all(panel.draw().startswith(PNG) for panel in picture.panels)
+
+
+def test_music_is_written_as_midi_where_no_other_form_is_asked_for():
+    pytest.importorskip("mido", reason="needs polymode[music]")
+    assert sample_name(Spec("series", (4, 88), Binary(), PIANO)) == "samples.mid"
+    assert sample_name(Spec("series", (4, 88), Binary(), {})) == "samples.csv"

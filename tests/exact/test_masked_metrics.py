@@ -105,6 +105,7 @@ def test_a_report_of_a_masked_model_of_text_tells_both():
     assert found["distinct-2"].value == 2 / 20
     assert "5.0% of as many in test text" in found["distinct-2"].protocol
     assert "copied runs of words" not in found  # three words a window
+    assert report.verdict() == "Nothing was measured of samples that uniform noise has, too."
     assert 0 <= found["masked accuracy"].value <= 1
     assert found["masked accuracy"].n == 20
     assert report.ceiling is not None

@@ -273,7 +273,7 @@ class Bounded(GenerativeModel, HasBound):
 class Energetic(GenerativeModel, HasEnergy):
     """A Gaussian at its label, unnormalised: log Z = log(2 pi)/2 + label, with a told standard error."""
 
-    calls = 0
+    calls, asked = 0, 0
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
         return Loss(torch.zeros(len(x)))
@@ -286,7 +286,7 @@ class Energetic(GenerativeModel, HasEnergy):
         return 0.5 * x[:, 0] ** 2 - shift
 
     def log_partition(self, condition=None, *, generator=None, seed=None, chains=256) -> tuple[float, float]:
-        self.calls += 1
+        self.calls, self.asked = self.calls + 1, chains
         shift = 0.0 if condition is None else float(condition.label[0])
         return 0.5 * math.log(2 * math.pi) + shift, 0.03
 
@@ -305,7 +305,8 @@ def test_a_bound_is_labelled_and_grows_with_its_samples() -> None:
 def test_an_energy_is_normalised_a_label_at_a_time() -> None:
     x, labels = normal(90, 1, 0).float(), torch.arange(90) % 3
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(x)[:, 0].double()
-    plain = log_likelihood(Energetic(specs.vector(1)), x)
+    alone = Energetic(specs.vector(1))
+    plain = log_likelihood(alone, x)
     assert torch.allclose(plain.nats, expected, atol=1e-6)
     assert (plain.kind, plain.std_error, plain.sign) == ("estimate", 0.03, "≈")
     model = Energetic(specs.vector(1), ConditionSpec(label=3))
@@ -314,6 +315,10 @@ def test_an_energy_is_normalised_a_label_at_a_time() -> None:
     # three independent errors, each on a third of the rows
     assert found.std_error == pytest.approx(0.03 / math.sqrt(3))
     assert model.calls == 3
+    assert (alone.asked, model.asked) == (256, 85)  # conditions share the chains
+    many = Energetic(specs.vector(1), ConditionSpec(label=30))
+    log_likelihood(many, x, Condition(label=torch.arange(90) % 30))
+    assert many.asked == 64
 
 
 def test_too_many_conditions_leave_an_energy_unnormalised() -> None:

@@ -152,7 +152,7 @@ def curve(values: Sequence[float], steps: Sequence[int], *, label: str = "") -> 
         f"{left + s / last * (width - left - 6):.1f},{6 + (high - v) / (high - low) * (height - below - 10):.1f}"
         for (s, _), v in zip(known, seen, strict=True)
     )
-    ends = [f"{10**v if is_log else v:.3g}" for v in (high, low)]
+    ends = [number(10**v if is_log else v, 3) for v in (high, low)]
     axis = (
         f'<text x="2" y="14" font-size="11" {_TEXT}>{ends[0]}</text>'
         f'<text x="2" y="{height - below - 2}" font-size="11" {_TEXT}>{ends[1]}</text>'
@@ -196,11 +196,16 @@ def sheets(
     return f'<div class="pm-scroll">{"".join(drawn)}</div>'
 
 
+def number(value: float, digits: int = 4) -> str:
+    """So many digits of a number, and all before the point of a large one."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
 def _text(value: Any) -> str:
     """A value as it is read: yes or no, four digits of a number, all else as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return html.escape(number(value) if isinstance(value, float) else str(value))
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> str:

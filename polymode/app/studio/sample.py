@@ -148,14 +148,9 @@ def page(bench: Bench) -> None:
             with gr.Row():
                 n = gr.Number(64, label="how many", info="samples", precision=0, minimum=1, min_width=80, elem_id="n")
                 seed = gr.Number(
-                    0,
-                    label="seed",
-                    info="empty: a new one",
-                    precision=0,
-                    minimum=0,
-                    min_width=80,
+                    0, label="seed", info="empty: a new one", precision=0, minimum=0, min_width=80,
                     elem_id="sample-seed",
-                )
+                )  # fmt: skip
             wanted = Fields("given")
             with gr.Accordion("away from (needs guidance_scale above 1)", open=False, visible=False) as against:
                 unwanted = Fields("negative", ("nothing", ""))
@@ -203,13 +198,13 @@ def page(bench: Bench) -> None:
     vary.click(varied, [run, n, seed, which, strength, label, options, *more], like, api_name="variants")
     writing = write.click(written, [run, prompt, length, seed, options], text, api_name="generate")
     halt.click(None, cancels=[writing], api_visibility="private")
-    kinds = [facts, can, against, *wanted.all, *unwanted.all, *knobs]
+    of_run = [facts, can, against, *wanted.all, *unwanted.all, *knobs]
     # the run first, whose fields are emptied; then what they held
-    back.upload(whose, back, run, api_visibility="private").success(about, run, kinds, api_visibility="private").then(
+    back.upload(whose, back, run, api_visibility="private").success(about, run, of_run, api_visibility="private").then(
         restored, back, [n, seed, label, options, *more], api_visibility="private"
     ).then(draw_samples, [run, n, seed, label, options, *more], [shown, file, of], api_visibility="private")
-    run.input(about, run, kinds, api_visibility="private")
-    at_opening(about, run, kinds)
+    run.input(about, run, of_run, api_visibility="private")
+    at_opening(about, run, of_run)
 
 
 def _asked(

@@ -53,7 +53,7 @@ def _check_packages() -> None:
 def _no_file_of_gradio(thing: Any, file_of: Callable[[Any], str] = inspect.getfile) -> str:
     """Where a thing is written, hidden from Gradio: it parses its sources at every import to write stubs for editors.
 
-    It leaves out components that have no file; that is half of the time it takes.
+    It leaves out components that have no file, and the seconds that this takes.
     """
     if type(thing).__module__ == "gradio.component_meta":
         raise OSError
@@ -222,6 +222,7 @@ def _of_no_open_page(record: logging.LogRecord) -> bool:
 
 
 def _tell(server: Any, address: str, ready: Callable[[str], None]) -> None:
+    """Say the address once it answers, then load what the first sample needs."""
     while not server.started and not server.should_exit:
         threading.Event().wait(0.05)
     if server.started:

@@ -9,12 +9,13 @@ spelled (capitals differ). In windows of a text the words that touch either end 
 whole strings they are not. Words of at most 3 letters are counted apart too: most draws that are no word are long.
 Test text is the ceiling, and its share is told in the protocol. Intervals are Wilson's, words taken as independent.
 
-    distinct-2 = |{different pairs of neighbouring words}| / |{pairs}|        (Li et al. 2016, arXiv:1510.03055, sec. 4)
+    distinct-2 = |{different pairs of neighbouring words}| / |{pairs}|                (Li et al. 2016, arXiv:1510.03055)
     copied     = |{runs of 5 words in samples that training text holds}| / |{runs of 5 words in samples}|
 
-distinct-2 falls as text repeats itself, and as there is more of it: it is taken of as many pairs as the test text has,
-at most; its interval is the jackknife's over samples. Runs of words do not cross the ends of rows; training windows
+distinct-2 falls as text repeats itself, and as there is more of it: samples are read until they have as many pairs as
+the test text. Its interval is the jackknife's over them. Runs of words do not cross the ends of rows; training windows
 overlap, so that theirs are all seen.
+Deviation: Li et al. divide by words, not by pairs, of which a text of one word has none.
 """
 
 from __future__ import annotations
@@ -73,44 +74,45 @@ def measure(c: Comparison) -> list[Measurement]:
     def spelled(x: Tensor) -> list[str]:
         return [decode(row, spec) for row in x]
 
-    def training() -> list[str]:
-        return spelled(c.data.train.take(TRAIN_ROWS, rng.generator(c.reference.seed))[0])
+    def of_training() -> tuple[set[str], set[tuple[str, ...]]]:
+        texts = spelled(c.data.train.take(TRAIN_ROWS, rng.generator(c.reference.seed))[0])
+        return set(words(texts, whole=whole)), set(runs(texts, RUN, whole=whole))
 
-    texts = c.reference.cached("training text", training)
-    vocabulary = c.reference.cached("vocabulary", lambda: set(words(texts, whole=whole)))
-    learned = c.reference.cached("runs of words", lambda: set(runs(texts, RUN, whole=whole)))
+    vocabulary, learned = c.reference.cached("words of training", of_training)
     real, drawn = spelled(c.reference.real), spelled(c.samples)
-    return [*_known(c, real, drawn, vocabulary, whole), *_runs(real, drawn, learned, whole)]
+    return [*_known(real, drawn, vocabulary, whole), *_runs(real, drawn, learned, whole)]
 
 
-def _known(c: Comparison, real: list[str], drawn: list[str], vocabulary: set[str], whole: bool) -> list[Measurement]:
-    rows = []
+def _known(real: list[str], drawn: list[str], vocabulary: set[str], whole: bool) -> list[Measurement]:
+    rows, of_test, of_samples = [], words(real, whole=whole), words(drawn, whole=whole)
     for name, longest in (("known words", None), (f"known words of {SHORT} letters or less", SHORT)):
-        hits, n = known_words(words(drawn, whole=whole), vocabulary, longest=longest)
+        hits, n = known_words(of_samples, vocabulary, longest=longest)
         if n == 0:
             continue
-        in_test, of_test = known_words(words(real, whole=whole), vocabulary, longest=longest)
-        test = f"{in_test / of_test:.1%} in test text" if of_test else "none in test text"
-        protocol = f"{n:,} words in {len(c.samples):,} samples, against {len(vocabulary):,} of training; {test}"
+        in_test, there = known_words(of_test, vocabulary, longest=longest)
+        test = f"{in_test / there:.1%} in test text" if there else "none in test text"
+        protocol = f"{n:,} words in {len(drawn):,} samples, against {len(vocabulary):,} of training; {test}"
         rows.append(Measurement(name, *share_interval(hits, n), n, "higher", protocol))
     return rows
 
 
 def _runs(real: list[str], drawn: list[str], learned: set[tuple[str, ...]], whole: bool) -> list[Measurement]:
-    rows = []
-    pairs, of_test = ([runs([text], 2, whole=whole) for text in texts] for texts in (drawn, real))
-    test = list(chain.from_iterable(of_test))
-    most = min(len(test), sum(map(len, pairs)))
+    rows, of_test = [], runs(real, 2, whole=whole)
+    pairs, read = [], 0  # of the samples that are read
+    for text in drawn:
+        if read >= len(of_test):
+            break
+        pairs.append(runs([text], 2, whole=whole))
+        read += len(pairs[-1])
 
     def distinct(kept: Tensor) -> float:
-        some = list(chain.from_iterable(pairs[i] for i in kept.tolist()))[:most]
+        some = list(chain.from_iterable(pairs[i] for i in kept.tolist()))
         return len(set(some)) / max(1, len(some))
 
-    if most:
-        protocol = (
-            f"{most:,} pairs of words; {len(set(test[:most])) / most:.1%} of as many in test text; 95 % by jackknife"
-        )
-        rows.append(Measurement("distinct-2", *leave_out(distinct, len(drawn)), most, None, protocol))
+    if read:
+        share = len(set(of_test[:read])) / min(read, len(of_test))
+        protocol = f"{read:,} pairs of words; {share:.1%} of as many in test text; 95 % by jackknife"
+        rows.append(Measurement("distinct-2", *leave_out(distinct, len(pairs)), read, None, protocol))
     if long := runs(drawn, RUN, whole=whole):
         hits, theirs = sum(run in learned for run in long), runs(real, RUN, whole=whole)
         share = f"{sum(run in learned for run in theirs) / len(theirs):.1%}" if theirs else "none"
