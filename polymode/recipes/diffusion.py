@@ -58,6 +58,11 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("latent_diffusion_fashion", "latent_diffusion", "fashion_mnist", (
         Measure("kid", n=1000, options={"noise": False}), Measure(unit="bits/symbol"),
     ), training={"minutes": 12}, cost="15 min, one core"),
+    Recipe("edm_emoji", "edm", "emoji_keywords", (Measure("kid", n=1000, options={"guidance_scale": 2.0}),),
+           settings={"widths": (32, 64, 96), "condition_by": "attention", "drop": 0.1},
+           reading={"style": "noto", "colour": True, "keywords": 300},
+           training={"steps": 8000, "batch_size": 32, "learning_rate": 1e-3, "validate_every": 0},
+           cost="30 min, one core"),
     # a step or a few
     Recipe("rectified_flow_8gaussians", "rectified_flow", "8gaussians", _few_steps(1, 0.8),
            settings={"reflow_after": 2000}, training=_TRAINING | {"steps": 4000}, cost="4 min, one core"),

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import polymode as pm
+import polymode.core.spec as specs
 from polymode.app.service import workshop
 from polymode.app.service.complete import complete_drawn, is_same_picture, picture_of
 from polymode.app.service.editing import Edits, directions, named
@@ -29,7 +31,9 @@ from polymode.app.service.restore import restore
 from polymode.app.service.sample import sample
 from polymode.app.service.schemas import FitRequest, LatentsRequest, RestoreRequest, SampleRequest, make
 from polymode.app.service.workshop import Kept, Shelf
+from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import CapabilityError, ConditionError, DataError, PolymodeError
+from polymode.data.dataset import DataSet, Split
 from polymode.data.write import write_samples
 
 WEIGHTS = [math.exp(-(((i - 8) / 4) ** 2) / 2) + 0.05 for i in range(24)]
@@ -219,6 +223,28 @@ def test_a_picture_brings_its_settings_and_the_same_bytes(shelf, tmp_path):
     pytest.importorskip("PIL.Image").new("L", (4, 4)).save(plain)
     with pytest.raises(PolymodeError, match="carries no recipe"):
         workshop.recipe_of(plain, shelf)
+
+
+def test_a_picture_drawn_from_words_brings_them_back(tmp_path):
+    """A prompt, what to lead away from, the scale: settings of the picture, which draw the same bytes."""
+    g = torch.Generator().manual_seed(0)
+    spec = specs.image(3, 8, 8, levels=4)
+    words = ConditionSpec(tokens=(4, 2), token_symbols=("", "red", "heart", "sunrise"))
+    rows = Split(torch.randint(4, (8, 3, 8, 8), generator=g).to(spec.dtype), Condition(tokens=torch.ones(8, 2).long()))
+    data = DataSet("signs", spec, rows, rows, rows, words)
+    model = pm.create("edm", spec, words, seed=0, widths=(8,), condition_by="attention", drop=0.5)
+    pm.fit(model, data, steps=2, batch_size=8, seed=0, out=tmp_path / "runs" / "signs")
+    shelf, drawn = Shelf(tmp_path / "runs"), tmp_path / "drawn.png"
+    told = {"given": {"tokens": "red heart"}, "negative": {"tokens": "sunrise"}}
+    asked = told | {"options": {"guidance_scale": 2.0, "steps": 3}}
+    sample(SampleRequest(run=str(shelf.folder("signs")), n=4, seed=5, out=str(drawn), **asked))
+    found = workshop.recipe_of(drawn, shelf)
+    assert found == {"run": "signs", "n": 4, "seed": 5, **asked}
+    again = SampleRequest(**(found | {"run": str(shelf.folder("signs")), "out": str(tmp_path / "again.png")}))
+    sample(again)
+    assert drawn.read_bytes() == (tmp_path / "again.png").read_bytes()
+    sample(again.model_copy(update={"given": {"tokens": "sunrise"}, "out": str(tmp_path / "other.png")}))
+    assert drawn.read_bytes() != (tmp_path / "other.png").read_bytes()
 
 
 def archive(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:

@@ -113,5 +113,9 @@ def test_emoji_have_their_most_frequent_keywords():
     dark = whole.test.x.float().mean(1).view(-1, 16, 2, 16, 2).mean((2, 4))
     on = data.test.x[:, 0].bool()
     assert dark[on].mean() < 170 < dark[~on].mean()
+    coloured = pm.data.load("emoji_keywords", keywords=20, colour=True)
+    assert coloured.spec == whole.spec
+    assert torch.equal(coloured.test.x, whole.test.x)
+    assert torch.equal(coloured.test.condition.tokens, data.test.condition.tokens)
     with pytest.raises(DataError, match="threshold=2"):
         pm.data.load("emoji_keywords", threshold=2)

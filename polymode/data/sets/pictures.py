@@ -139,9 +139,10 @@ def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> Da
 
 
 def emoji_keywords(
-    name: str, *, style: Style = "openmoji_line", keywords: int = 64, most: int = 12, threshold: float = 0.75
-) -> DataSet:
-    """Emoji as 16x16 bits, with those of the most frequent keywords that each has as tokens.
+    name: str, *, style: Style = "openmoji_line", keywords: int = 64, most: int = 12, threshold: float = 0.75,
+    colour: bool = False,
+) -> DataSet:  # fmt: skip
+    """Emoji as 16x16 bits, or as they are, with those of the most frequent keywords that each has as tokens.
 
     Args:
         name: of the set.
@@ -149,6 +150,7 @@ def emoji_keywords(
         keywords: of the training rows, the most frequent first; the empty symbol fills what is left of a row.
         most: keywords of a row, the most frequent first.
         threshold: a bit is on where four pixels are darker than this share of white, on average.
+        colour: 32x32 pixels in colour instead of bits.
     """
     check_positive(keywords=keywords, most=most)
     if not 0 < threshold < 1:
@@ -160,18 +162,23 @@ def emoji_keywords(
     place = {word: i + 1 for i, word in enumerate(kept)}
     splits = []
     for split in ("train", "valid", "test"):
-        grey = getattr(drawn, split).x.float().mul(torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True) / 255
-        bits = (torch.nn.functional.avg_pool2d(grey, 2) < threshold).to(torch.uint8)  # (N, 1, 16, 16)
-        tokens = torch.zeros(len(bits), most, dtype=torch.int64)
+        x = getattr(drawn, split).x
+        tokens = torch.zeros(len(x), most, dtype=torch.int64)
         for row, words in zip(tokens, listed[split], strict=True):
             ids = sorted({place[w] for w in words if w in place})[:most]
             row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        splits.append(Split(bits, Condition(tokens=tokens)))
+        splits.append(Split(x if colour else _dark_bits(x, threshold), Condition(tokens=tokens)))
     return DataSet(
-        f"{name}_{style}", specs.image(1, 16, 16, levels=2), *splits,
+        f"{name}_{style}", drawn.spec if colour else specs.image(1, 16, 16, levels=2), *splits,
         ConditionSpec(tokens=(len(kept) + 1, most), token_symbols=("", *kept)), source=drawn.source,
         licence=drawn.licence, notes=(*drawn.notes, f"the {len(kept)} most frequent keywords of the training rows"),
     )  # fmt: skip
+
+
+def _dark_bits(x: Tensor, threshold: float) -> Tensor:
+    """Colours (N, 3, H, W) as bits (N, 1, H/2, W/2), on where four pixels are darker than a share of white."""
+    grey = x.float().mul(torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True) / 255
+    return (torch.nn.functional.avg_pool2d(grey, 2) < threshold).to(torch.uint8)
 
 
 def _train_test(name: str, file: str, n_valid: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor]]:
