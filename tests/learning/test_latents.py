@@ -4,17 +4,21 @@ of; and Bayes' rule on digits. Numbers are printed: pytest tests/learning/test_l
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor
 
 import polymode as pm
 from polymode.core import rng
 from polymode.data.dataset import DataSet
+from polymode.data.index import BY_NAME
+from polymode.data.store import status
 from polymode.evaluate.diagnostics.posterior import active_units, inference_gaps, kl_by_dim
 from polymode.evaluate.statistics import mean_interval
 from polymode.tasks import directions, latents
 from polymode.tasks.classification import class_prior, classify
 from polymode.tasks.probes import FewLabels, few_labels, fit_probe
 
+FACES = status(BY_NAME["orl_faces"]).startswith("found")
 #: further out, at 3 deviations, some codes of digits leave what the decoder knows
 STRENGTHS = [-1.5, -0.75, 0.0, 0.75, 1.5]
 
@@ -65,6 +69,33 @@ def test_moving_towards_a_label_makes_it_likelier_to_a_probe_of_pixels(vae, data
         print(digit, " ".join(f"{p:.3f}" for p in told))
         assert told == sorted(told), f"P({digit}) along its direction: {told}"
         assert told[-1] > told[0] + 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FACES, reason="the ORL faces are not here")
+@pytest.mark.parametrize(
+    ("name", "settings", "height", "steps"),
+    [("ppca", {"latents": 60}, 56, 1), ("vae", {"latent_dims": 24, "hidden": (256,)}, 28, 3000)],
+)
+def test_faces_are_given_glasses(name, settings, height, steps):
+    """Codes of test faces without glasses, moved along what glasses do to codes of training faces: a linear probe that
+    has seen real pixels only finds glasses likelier, step after step."""
+    data = pm.data.load("orl_faces", labels="glasses", height=height)
+    model = pm.create(name, data.spec, seed=0, **settings)
+    pm.fit(model, data, steps=steps, seed=0, batch_size=32, validate_every=0)
+    y, worn = data.train.condition.label, data.test.condition.label == 1
+    judge = fit_probe(data.train.x.flatten(1).float(), y, l2=10.0)
+    known = (judge.log_prob(data.test.x.flatten(1).float()).argmax(1) == worn.long()).double().mean()
+    direction = directions.attribute_direction(latents.embed(model.eval(), data.train.x), y == 1, name="glasses")
+    edited = latents.edit(model, data.test.x[~worn], direction, [0.0, 0.75, 1.5, 2.25, 3.0])
+    chance = torch.stack([judge.log_prob(edited[:, s].flatten(1).float())[:, 1].exp() for s in range(5)])  # (5, N)
+    told, rising = chance.mean(1).tolist(), float((chance.diff(dim=0) > 0).all(0).double().mean())
+    print(f"{name}: the probe is right for {known:.3f} of real test faces; P(glasses)", *(f"{p:.3f}" for p in told))
+    print(f"rising at every step for {rising:.2f} of {chance.shape[1]} faces")
+    assert known > 0.85
+    assert told == sorted(told)
+    assert told[-1] > told[0] + 0.5
+    assert rising > 0.9
 
 
 @pytest.mark.slow

@@ -63,6 +63,15 @@ def test_dynamic_mnist_is_drawn_afresh_but_tested_once():
     assert set(found.test.x.unique().tolist()) == {0, 1}
 
 
+def test_faces_are_told_by_glasses_and_made_smaller():
+    need("orl_faces")
+    whole, small = data.load("orl_faces", labels="glasses"), data.load("orl_faces", labels="glasses", height=28)
+    assert (whole.spec.shape, small.spec.shape) == ((1, 112, 92), (1, 28, 23))
+    assert sum(int(split.condition.label.sum()) for split in (small.train, small.valid, small.test)) == 119
+    means = whole.test.x.float().view(-1, 1, 28, 4, 23, 4).mean((3, 5))
+    assert (means - small.test.x).abs().max() <= 0.5
+
+
 @pytest.mark.parametrize("style", ["noto", "twemoji", "openmoji", "openmoji_line", "noto_blob"])
 def test_emoji_styles(style):
     need("emoji")
