@@ -51,7 +51,7 @@ RECIPES: tuple[Recipe, ...] = (
                      "free_bits": 0.1},
            training={"epochs": 12, "batch_size": 64, "learning_rate": 3e-3}, cost="40 min, one core"),
     Recipe("pixelvae_mnist", "pixelvae", "mnist_binarized", (
-        bound(samples=50, aim=85.0, published=79.02, source="arXiv:1611.05013"), bound(samples=1),
+        bound(samples=5, aim=85.0, published=79.02, source="arXiv:1611.05013"), bound(samples=1),
     ), settings={"latent_dims": 32, "width": 24, "layers": 3, "anneal": 3000},
         training={"epochs": 4, "batch_size": 16}, cost="40 min, one core"),
     # codes: what they stand for
