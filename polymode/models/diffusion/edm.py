@@ -15,7 +15,7 @@ Deviation: the time shown to the network is linear in log sigma, as theirs, over
 
 Likelihood: a lower bound by the chain through `likelihood_steps` noises; an estimate by the probability flow.
 Sampling: 2 `steps` - 1 passes, 18 steps by default.
-Expected: 2-D toys within 0.1 nats of their entropy in two minutes (recipes edm_*).
+Expected: 2-D toys within 0.1 nats of their entropy (recipes edm_*): two minutes on one core, five for the checkerboard.
 """
 
 from __future__ import annotations
