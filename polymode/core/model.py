@@ -90,6 +90,11 @@ class GenerativeModel(nn.Module, Capability):
         return anchor.device
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows to score at once: on a processor few, so that activations of convolutions stay in its cache."""
+        return max(16, min(1024, (2**15 if self.device.type == "cpu" else 2**19) // self.spec.num_dims))
+
+    @property
     def dtype(self) -> torch.dtype:
         """The floating dtype the model computes in."""
         anchor = self._anchor

@@ -164,7 +164,7 @@ class Scorer:
         if limit is not None and limit < 1:
             raise PolymodeError(f"limit={limit}, expected at least 1 row")
         draws = rng.generator(self.seed)
-        batch_size = batch_size or max(16, min(1024, 2**19 // self.model.spec.num_dims))
+        batch_size = batch_size or self.model.rows_at_once
         rows = torch.arange(len(split))
         if limit is not None and limit < len(split):
             rows = torch.randperm(len(split), generator=draws)[:limit]

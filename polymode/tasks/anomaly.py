@@ -223,7 +223,7 @@ def _batches(
     model: GenerativeModel, x: Tensor, condition: Condition | None
 ) -> Iterator[tuple[Tensor, Condition | None]]:
     """Rows and their conditions, some at a time, so that memory is bounded."""
-    rows = max(16, min(1024, 2**19 // model.spec.num_dims))
+    rows = model.rows_at_once
     for i in range(0, len(x), rows):
         yield x[i : i + rows], None if condition is None else condition[i : i + rows]
 

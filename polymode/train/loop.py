@@ -261,9 +261,10 @@ class Trainer:
     def validation_loss(self, weights: dict[str, Tensor]) -> float:
         """The mean loss over validation rows, with the same draws at every call."""
         g, total, n = self._generator(-3), 0.0, min(len(self.data.valid), self.options.validation_rows)
+        rows = min(256, self.model.rows_at_once)
         with self._wearing(weights):
-            for start in range(0, n, 256):
-                x, condition = self.data.valid.batch(slice(start, min(start + 256, n)), g)
+            for start in range(0, n, rows):
+                x, condition = self.data.valid.batch(slice(start, min(start + rows, n)), g)
                 given = None if self.model.condition_spec is None or condition is None else condition.to(self.device)
                 with self.accelerator.autocast():
                     loss = self.model.loss(x.to(self.device), given, generator=g)

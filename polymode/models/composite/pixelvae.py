@@ -83,7 +83,7 @@ class PixelVAE(VAE):
     """
 
     defaults: ClassVar = TrainingDefaults(learning_rate=3e-3, batch_size=16, ema=0.99, clip=10.0, warmup=50)
-    rows_a_pass: ClassVar[int] = 128
+    rows_a_pass = 128
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
 
     defaults: ClassVar = TrainingDefaults(learning_rate=1e-3, batch_size=128, ema=0.99)
     #: rows that are decoded at once while many importance weights are made: their activations stay in a cache
-    rows_a_pass: ClassVar[int] = 2048
+    rows_a_pass: int = 2048
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         self.encoder: nn.Module
         self.decoder: nn.Module
         if conv:
+            self.rows_a_pass = min(self.rows_a_pass, 512)
             self.encoder = ImageEncoder(spec.shape, outputs, hidden, **options)
             per_value = self.head.num_params // spec.num_dims
             self.decoder = ImageDecoder(latent_dims, spec.shape, per_value, hidden, **options)
