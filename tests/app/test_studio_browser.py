@@ -382,7 +382,8 @@ def test_people_judge_in_the_studio_and_are_counted(browser, judged):
     page.wait_for_selector("#count")
     assert page.get_by_text("take part").get_attribute("href") == "/judge/"
     page.goto(f"{studio.url}judge/")
-    page.click("#begin")
+    with page.expect_navigation():
+        page.click("#begin")
     for k, key in enumerate("1201201201"):
         page.wait_for_function(f"document.querySelector('#place').innerText === '{k + 1} of 10'")
         page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")

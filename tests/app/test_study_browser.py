@@ -48,7 +48,8 @@ def test_a_participant_answers_leaves_returns_and_ends(browser, served, tmp_path
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(served.url)
     assert "I agree & understand." in page.inner_text("main")
-    page.click("#begin")
+    with page.expect_navigation():
+        page.click("#begin")
     assert page.locator("img.sharp").count() == 2
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth === 8)")
     page.wait_for_function("getComputedStyle(document.querySelector('img')).imageRendering === 'pixelated'")
@@ -94,7 +95,8 @@ def test_the_page_works_without_scripts(browser, served):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(served.url)
-    page.click("#begin")
+    with page.expect_navigation():
+        page.click("#begin")
     page.click("button[value=left]")
     assert place(page) == 2
     context.close()
