@@ -160,7 +160,7 @@ def page(bench: Bench) -> None:
                 ]
             options = gr.Textbox("", label="options (key = value, a line each)", lines=2, elem_id="sample-options")
             go = gr.Button("draw", variant="primary", elem_id="draw")
-            back = gr.File(label="a saved file, drawn again", type="filepath", height=150, elem_id="recipe")
+            back = gr.File(label="a saved file, drawn again", type="filepath", height=180, elem_id="recipe")
             with gr.Accordion("what the run is, and what its sampling can be told", open=False):
                 facts, can = gr.HTML(), gr.HTML()
         with gr.Column(scale=2, min_width=320):
