@@ -25,7 +25,7 @@ from benchmarks._side_by_side import measurement, save
 from polymode.app.service.jobs import Jobs
 from polymode.app.service.schemas import FitRequest, make
 
-SEEDS, N, ROUNDS = 16, 16, 3
+SEEDS, N, ROUNDS = 16, 16, 5
 
 
 def resident(pid: int) -> int:

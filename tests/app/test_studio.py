@@ -247,6 +247,21 @@ def test_a_picture_drawn_from_words_brings_them_back(tmp_path):
     assert drawn.read_bytes() != (tmp_path / "other.png").read_bytes()
 
 
+def test_pages_that_were_left_are_forgotten(shelf, tmp_path):
+    """Gradio keeps the state of 10,000 pages, half a MiB each."""
+    gradio = pytest.importorskip("gradio", reason="needs polymode[studio]")
+    from polymode.app.studio.base import Bench
+    from polymode.app.studio.server import PAGES, blocks
+
+    pages = blocks(Bench(shelf, Jobs(tmp_path / "jobs.sqlite"), tmp_path), None)
+    kept = gradio.routes.App.create_app(pages).state_holder
+    for i in range(PAGES + 5):
+        kept[f"page {i}"]
+    assert len(kept.session_data) == PAGES
+    assert "page 4" not in kept
+    assert "page 5" in kept
+
+
 def archive(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
         for name, content in members.items():

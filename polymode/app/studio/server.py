@@ -36,6 +36,8 @@ POLICY = (
 #: where the queue lies among the runs
 JOBS = ".studio/jobs.sqlite"
 TITLE = "polymode studio"
+#: open pages whose state is kept, the latest; each takes half a MiB
+PAGES = 100
 
 
 def _check_packages() -> None:
@@ -71,6 +73,7 @@ def blocks(bench: Any, study: str | None = None) -> Any:
         mock.patch.object(gr.routes.App, "create_app", return_value=None),
         gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as pages,
     ):
+        pages.state_session_capacity = PAGES
         gr.Markdown("# polymode studio")
         with gr.Tab("Learn", id="learn"):
             learn.page()
