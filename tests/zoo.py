@@ -130,7 +130,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pixelvae": {"latent_dims": 3, "hidden": (8,), "width": 8, "layers": 2, "first_kernel": 3},
     "vqvae": CODED,
     # `drop`, so that the prior's vector for withheld sources learns too
-    "vqvae2": CODED | {"bottom_prior_options": PRIOR | {"drop": 0.3}},
+    # of one top code alone, attention would have nothing to choose from
+    "vqvae2": CODED | {"halvings": 0, "bottom_prior_options": PRIOR | {"drop": 0.3}},
     "latent_diffusion": {"latent_channels": 2, "width": 8, "blocks": 1, "diffusion_options": CHAIN},
     "m2": {"latent_dims": 3, "hidden": (16,)},
     # one component: mixtures tell a toy's classes apart without a code
