@@ -149,6 +149,20 @@ def test_importance_weighted_loss_is_the_bound_of_as_many_samples():
     assert abs(loss.mean() + bound.mean()) < 3.3 * ((loss.var() + bound.var()) / len(rows)).sqrt()
 
 
+def test_elbo_steps_come_before_those_of_many_samples():
+    staged, one, many = wild(num_samples=5, elbo_steps=2), wild(), wild(num_samples=5)
+    for model in (one, many):
+        model.load_state_dict(staged.state_dict())
+
+    def loss(model: pm.GenerativeModel) -> torch.Tensor:
+        return model.loss(ALL_BITS, generator=rng.generator(0)).per_example
+
+    assert torch.equal(loss(staged.eval()), loss(many.eval()))  # what is validated is what is aimed at
+    staged.train()
+    for expected in (one, one, many, many):
+        assert torch.equal(loss(staged), loss(expected))
+
+
 @pytest.mark.parametrize("num_samples", [1, 4])
 def test_path_gradient_has_the_same_mean_and_less_noise(num_samples: int):
     rows, means, noise = ALL_BITS[5:6].repeat(50, 1), [], []
@@ -243,6 +257,8 @@ def test_a_convolutional_decoder_lays_out_a_pixels_parameters_side_by_side():
         ({"posterior": "flow"}, "posterior"),
         ({"free_bits": 0.1, "prior": "vamp"}, "free_bits"),
         ({"num_samples": 5, "beta": 2.0}, "no KL term"),
+        ({"path_gradient": True, "anneal": 10}, "no KL term"),
+        ({"elbo_steps": 10}, "before those of many samples"),
         ({"path_gradient": True, "posterior": "iaf"}, "posterior='gaussian'"),
         ({"network": "conv"}, "expected images"),
         ({"latent_dims": 1, "posterior": "couplings"}, "at least 2"),

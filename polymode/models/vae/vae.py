@@ -13,7 +13,8 @@ autoregressive prior prior="realnvp" or "made".
 Deviation: `free_bits` (Kingma et al. 2016, arXiv:1606.04934, eq. 16), `beta` and `anneal` (Bowman et al. 2016,
 arXiv:1511.06349, section 3.1) change the training loss only; bounds are always those of the model itself.
 `path_gradient` drops the score of q from the encoder's gradient, whose mean it does not change (Roeder et al. 2017,
-arXiv:1703.09194, for one sample; Tucker et al. 2019, arXiv:1810.04152, eq. 9, for many). `noise` is the denoising
+arXiv:1703.09194, for one sample; Tucker et al. 2019, arXiv:1810.04152, eq. 9, for many). `elbo_steps` trains by the
+first bound before the second, whose steps cost as many decoder passes as it has samples. `noise` is the denoising
 criterion of Im, Ahn, Memisevic and Bengio 2017 (arXiv:1511.06406): codes of noisy data, charged for the clean ones.
 
 Likelihood: a lower bound, one encoder pass and one decoder pass a sample. Sampling: one decoder pass.
@@ -53,6 +54,7 @@ class VAE(GaussianVAE):
         free_bits: nats of each latent dimension that the training loss does not charge.
         anneal: training steps over which the KL's weight rises from zero; 0 for none.
         num_samples: importance samples of the training bound; 1 for the ELBO.
+        elbo_steps: training steps by the ELBO before those by the bound of many samples.
         path_gradient: the lower-variance gradient for the encoder.
         noise: of what the encoder reads in training: a share of bits, levels, tokens and categories that are drawn
             anew, deviations of numbers.
@@ -79,6 +81,7 @@ class VAE(GaussianVAE):
         free_bits: float = 0.0,
         anneal: int = 0,
         num_samples: int = 1,
+        elbo_steps: int = 0,
         path_gradient: bool = False,
         noise: float = 0.0,
     ) -> None:
@@ -96,24 +99,29 @@ class VAE(GaussianVAE):
                 f"free_bits={free_bits} came with posterior={posterior!r} and prior={prior!r}: the KL of a dimension "
                 "is known for posterior='gaussian' and prior='normal' only"
             )
-        if num_samples > 1 and (beta != 1 or free_bits or anneal or noise):
+        if (num_samples > 1 or path_gradient) and (beta != 1 or free_bits or anneal or noise):
             raise PolymodeError(
-                f"num_samples={num_samples} came with beta={beta}, free_bits={free_bits}, anneal={anneal}, "
-                f"noise={noise}: a bound of several samples has no KL term to weigh; give num_samples=1 or leave these "
-                "out"
+                f"num_samples={num_samples}, path_gradient={path_gradient} came with beta={beta}, "
+                f"free_bits={free_bits}, anneal={anneal}, noise={noise}: a bound of several samples, or of the path "
+                "alone, has no KL term to weigh; give num_samples=1 without path_gradient, or leave these out"
+            )
+        if elbo_steps < 0 or (elbo_steps and num_samples == 1):
+            raise PolymodeError(
+                f"elbo_steps={elbo_steps}, num_samples={num_samples}: expected steps before those of many samples"
             )
         if path_gradient and posterior != "gaussian":
             raise PolymodeError(f"path_gradient came with posterior={posterior!r}, expected posterior='gaussian'")
-        self.beta, self.free_bits, self.annealing = beta, free_bits, Annealing(anneal)
+        self.beta, self.free_bits, self.annealing = beta, free_bits, Annealing(anneal or elbo_steps and elbo_steps + 1)
         self.num_samples, self.path_gradient, self.noise = num_samples, path_gradient, noise
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
-        context = self.context(condition)
-        if self.num_samples > 1 or self.path_gradient:
-            return self._iwae_loss(x, context, generator)
-        return self._elbo_loss(x, context, generator)
+        context, weight = self.context(condition), self.annealing()  # with many samples, it counts elbo_steps
+        samples = self.num_samples if weight >= 1 else 1
+        if samples > 1 or self.path_gradient:
+            return self._iwae_loss(x, context, generator, samples)
+        return self._elbo_loss(x, context, generator, weight if self.num_samples == 1 else 1.0)
 
-    def _elbo_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator) -> Loss:
+    def _elbo_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator, weight: Tensor | float) -> Loss:
         noisy = self.training and self.noise > 0
         read = corrupt(x, self.spec, generator, rate=self.noise, sigma=self.noise) if noisy else x
         z, kl, (mu, log_sigma) = self.draw_posterior(read, context, generator)
@@ -122,15 +130,15 @@ class VAE(GaussianVAE):
         if self.free_bits:
             charged = kl + free_nats(kl_to_standard_normal(mu, log_sigma), self.free_bits)
         parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
-        return Loss(reconstruction + self.beta * self.annealing() * charged, parts)
+        return Loss(reconstruction + self.beta * weight * charged, parts)
 
-    def _iwae_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator) -> Loss:
-        rows, params, beside = self.repeated(x, self.posterior_params(x, context), context, self.num_samples)
+    def _iwae_loss(self, x: Tensor, context: Tensor | None, generator: torch.Generator, samples: int) -> Loss:
+        rows, params, beside = self.repeated(x, self.posterior_params(x, context), context, samples)
         z, log_q = self.posterior_kind.draw(params, rng.randn((len(rows), self.latent_dims), generator, params))
         if self.path_gradient:  # q as a density of fixed parameters: only the path through z is left
             mu, log_sigma = self.posterior_kind.gaussian(params.detach())
             log_q = log_normal_at(z, mu, log_sigma).sum(1)
-        log_weights = (self.log_joint(rows, z, beside) - log_q).view(self.num_samples, -1)  # (S, B)
+        log_weights = (self.log_joint(rows, z, beside) - log_q).view(samples, -1)  # (S, B)
         if self.path_gradient and z.requires_grad:
             # by eq. 9 the encoder's gradient takes the squares of the normalised weights; one factor is in the bound
             share = log_weights.detach().softmax(0).flatten().unsqueeze(1)
