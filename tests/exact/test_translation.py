@@ -133,6 +133,25 @@ def test_pix2pix_draws_differ_and_without_noise_they_do_not():
         assert torch.equal(model.sample(5, c, seed=0), model.sample(5, c, seed=1)) == (dims == 0) == model.deterministic
 
 
+def test_pix2pix_moves_and_mirrors_pairs_together_in_training_only():
+    """Pictures that are their own sources stay so, and each is some move, mirrored or not, of what it was."""
+    model = Pix2Pix(SPEC, SOURCE, widths=(8, 8), channels=8, jitter=2)
+    x = pictures(600)
+    plain, _ = model.eval().pair(x, Condition(image=x), generator(1))
+    torch.testing.assert_close(plain.double(), planes(x))
+    a, b = model.train().pair(x, Condition(image=x), generator(1))
+    assert torch.equal(a, b)
+    found = []
+    moves = [(down, right, mirrored) for down in range(-2, 3) for right in range(-2, 3) for mirrored in (False, True)]
+    for row, after in zip(plain, a, strict=True):
+        for down, right, mirrored in moves:
+            turned = after.flip(2) if mirrored else after
+            if torch.equal(turned[:, 2:-2, 2:-2], row[:, 2 - down : 6 - down, 2 - right : 6 - right]):
+                found.append((down, right, mirrored))
+    assert len(found) == len(x)
+    assert set(found) == set(moves)
+
+
 def test_pix2pix_refuses_what_it_cannot_learn_from():
     with pytest.raises(ConditionError, match="use cyclegan"):
         Pix2Pix(SPEC, ConditionSpec(image=(3, 8, 8, 16), unpaired=True))

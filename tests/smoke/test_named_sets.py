@@ -81,6 +81,19 @@ def test_emoji_styles(style):
     assert len(found.condition_spec.label_names) == found.condition_spec.label
 
 
+def test_emoji_of_some_groups():
+    need("emoji")
+    whole, found = data.load("emoji"), data.load("emoji", groups=("Smileys & Emotion", "Flags"))
+    assert found.condition_spec.label_names == ("Flags", "Smileys & Emotion")
+    places = [whole.condition_spec.label_names.index(name) for name in found.condition_spec.label_names]
+    rows = torch.isin(whole.test.condition.label, torch.tensor(places))
+    assert torch.equal(found.test.x, whole.test.x[rows])
+    assert torch.equal(torch.tensor(places)[found.test.condition.label], whole.test.condition.label[rows])
+    for groups in (("Flags",), ("Flags", "Weather")):
+        with pytest.raises(pm.DataError, match="two or more of Activities"):
+            data.load("emoji", groups=groups)
+
+
 def test_shakespeare_covers_the_usual_validation_text():
     need("tinyshakespeare")
     found = data.load("tinyshakespeare", length=100, stride=100)

@@ -133,13 +133,16 @@ def orl_faces(
     return _assemble(name, x, y, names, rows, levels=256, notes=notes)
 
 
-def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> DataSet:
+def emoji(
+    name: str, *, style: Style = "noto", size: Literal[32, 64] = 32, groups: Sequence[str] | None = None
+) -> DataSet:
     """Emoji on white, labelled by group, with names and keywords in `extra`.
 
     Args:
         name: of the set.
         style: noto, twemoji, openmoji, openmoji_line or noto_blob.
         size: 32 or 64 pixels.
+        groups: those to take, at least two; None for all nine.
     """
     require_choice("style", style, STYLES)
     require_choice("size", size, (32, 64))
@@ -149,8 +152,13 @@ def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> Da
     facts = [json.loads(line) for line in lines]
     drawn = [facts[i] for i in arrays["index"].tolist()]
     x = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()  # (N, S, S, 3) -> (N, 3, S, S)
-    groups = tuple(sorted({f["group"] for f in facts}))
-    y = torch.tensor([groups.index(f["group"]) for f in drawn])
+    known = sorted({f["group"] for f in facts})
+    names = known if groups is None else sorted(set(groups))
+    if len(names) < 2 or not set(names) <= set(known):
+        raise DataError(f"groups={groups}, expected two or more of {', '.join(known)}")
+    taken = [i for i, f in enumerate(drawn) if f["group"] in names]
+    drawn, x = [drawn[i] for i in taken], x[taken]
+    y = torch.tensor([names.index(f["group"]) for f in drawn])
     split = np.array([f["split"] for f in drawn])
     rows = [torch.from_numpy(np.flatnonzero(split == s)) for s in ("train", "valid", "test")]
     words = {
@@ -158,7 +166,9 @@ def emoji(name: str, *, style: Style = "noto", size: Literal[32, 64] = 32) -> Da
         for key in ("name", "keywords", "emoji")
     }
     notes = (f"style {style}", "the official random split puts near-duplicates on both sides")
-    return _assemble(f"{name}_{style}_{size}", x, y, groups, rows, levels=256, notes=notes, extra=words, of=name)
+    if groups is not None:
+        notes = (*notes, f"groups {', '.join(names)}")
+    return _assemble(f"{name}_{style}_{size}", x, y, tuple(names), rows, levels=256, notes=notes, extra=words, of=name)
 
 
 def emoji_keywords(

@@ -50,14 +50,18 @@ class ImageNet(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, classes)."""
-        return self.last(F.relu(self._hidden(x)))
+        return self.logits_of(self.features(x))
+
+    def logits_of(self, y: Tensor) -> Tensor:
+        """(B, classes) of features (B, D) as `parts.features` makes them."""
+        return self.last(F.relu(self._hidden(y)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised activations of the hidden layer, before its rectifier."""
-        return (self._hidden(x) - self.loc) / self.scale
+        return (self._hidden(self.features(x)) - self.loc) / self.scale
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        return self.hidden(self.convolutions(self.features(x).view(len(x), *self.spec.shape)))
+    def _hidden(self, y: Tensor) -> Tensor:
+        return self.hidden(self.convolutions(y.view(len(y), *self.spec.shape)))
 
 
 def classifier(data: DataSet, seed: int) -> tuple[ImageNet, float]:
@@ -68,9 +72,9 @@ def classifier(data: DataSet, seed: int) -> tuple[ImageNet, float]:
         torch.manual_seed(seed)
         net = ImageNet(data.spec, data.condition_spec.label)
     path = cache_root() / "features" / f"{data.fingerprint}-cnn{VERSION}-{seed}.safetensors"
-    if not _read(net, path):
+    if not read(net, path):
         _train(net, data, seed)
-        _write(net, path)
+        write(net, path)
     net.eval().requires_grad_(False)
     return net, _accuracy(net, data)
 
@@ -109,7 +113,7 @@ def _accuracy(net: ImageNet, data: DataSet) -> float:
     return float((guesses == condition.label).double().mean())
 
 
-def _read(net: ImageNet, path: Path) -> bool:
+def read(net: nn.Module, path: Path) -> bool:
     """Load the cached weights; False where there are none or they are damaged, and they are made again."""
     from safetensors import SafetensorError, safe_open
 
@@ -127,7 +131,8 @@ def _read(net: ImageNet, path: Path) -> bool:
     return True
 
 
-def _write(net: ImageNet, path: Path) -> None:
+def write(net: nn.Module, path: Path) -> None:
+    """Keep weights for the next time, where the cache can be written."""
     from safetensors.torch import save_file
 
     tensors = {k: v.contiguous() for k, v in net.state_dict().items()}

@@ -6,6 +6,7 @@
     modes          the data set knows its own modes
     classifier     the feature space belongs to a classifier
     labels         the samples were drawn under labels
+    prompts        the samples were drawn under tokens
     model          it measures a model, not samples, so it has no ceiling
     posterior      the model has a Gaussian posterior over its code
     conditionals   the model knows the distribution of any symbol given any others
@@ -80,6 +81,8 @@ METRICS: tuple[Metric, ...] = (
            "Salimans et al. 2016, arXiv:1606.03498", kinds=("image",)),
     Metric("recognised", "recognised", "recognised", "higher", ("labels",), 2, "speed",
            "Ravuri and Vinyals 2019, arXiv:1905.10887", kinds=("image", "waveform")),
+    Metric("prompts", "prompts", "prompt recall", "higher", ("prompts",), 20, "kid",
+           "Xu et al. 2018, arXiv:1711.10485; Radford et al. 2021, arXiv:2103.00020", kinds=("image",)),
     Metric("prdc", "prdc", "precision", "higher", (), 20, "sliced_wasserstein",
            "Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797"),
     Metric("mmd", "mmd", "MMD²", "lower", (), 20, "sliced_wasserstein", "Gretton et al. 2012, JMLR 13"),
@@ -158,6 +161,7 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "modes": data.modes is not None,
         "classifier": comparison.reference.space.probabilities is not None,
         "labels": comparison.condition is not None and comparison.condition.label is not None,
+        "prompts": comparison.condition is not None and comparison.condition.tokens is not None,
         "model": comparison.model is not None,
         "posterior": isinstance(comparison.model, HasPosterior),
         "conditionals": isinstance(comparison.model, HasConditionals),

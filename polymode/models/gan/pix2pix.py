@@ -10,10 +10,11 @@ x is the source and y the datum. The U-Net is `parts.nn.unet`, the discriminator
 eq. 1, `generator_step` eq. 4. The generator's part of eq. 1 is -log D (section 3.3).
 Deviation: the paper's noise is dropout, also when sampling; here z is a normal vector that scales and shifts every
 block, so that a draw is a function of the generator that it is given. As in the paper, little of it is used: L1 asks
-for one answer. Skips are added rather than concatenated; group normalisation instead of batch normalisation.
+for one answer. Random jitter and mirroring (section 6.2) are the option `jitter`, since not every picture may be
+mirrored. Skips are added rather than concatenated; group normalisation instead of batch normalisation.
 
 Likelihood: none. Sampling: one pass of the U-Net.
-Expected: recipe pix2pix_emoji, not yet obtained; tests/learning/test_translation.py on negatives.
+Expected: recipe pix2pix_emoji; tests/learning/test_translation.py on negatives.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from polymode.core.loss import Loss, Phase
 from polymode.core.spec import Spec
 from polymode.models.gan._translation import PictureToPicture, distance, fooled, judged
 from polymode.parts.adversarial import OBJECTIVES, Objective
+from polymode.parts.augment import shifted
 from polymode.parts.nn.patch import PatchDiscriminator
 from polymode.parts.nn.unet import UNet
 
@@ -47,6 +49,7 @@ class Pix2Pix(PictureToPicture):
         halvings: of the discriminator; its patches are 12, 26 and 54 pixels wide with one, two and three.
         objective: what the two minimise; `parts.adversarial` has the table.
         distance_weight: lambda.
+        jitter: pixels by which pairs are moved at random in training, either way, half of them mirrored; 0 for neither.
 
     Raises:
         ConditionError: no source picture, or unpaired ones.
@@ -65,17 +68,20 @@ class Pix2Pix(PictureToPicture):
         halvings: int = 2,
         objective: Objective = "non-saturating",
         distance_weight: float = 100.0,
+        jitter: int = 0,
     ) -> None:
         super().__init__(spec, condition_spec)
         self.need_pairs()
         self.need_one_size()
         require_choice("objective", objective, OBJECTIVES)
-        if min(channels, *widths) < 1 or min(noise_dims, halvings, distance_weight) < 0:
+        if min(channels, *widths) < 1 or min(noise_dims, halvings, distance_weight, jitter) < 0:
             raise PolymodeError(
                 f"channels={channels}, widths={tuple(widths)}, noise_dims={noise_dims}, halvings={halvings}, "
-                f"distance_weight={distance_weight}: expected the first two at least 1, the others at least 0"
+                f"distance_weight={distance_weight}, jitter={jitter}: expected the first two at least 1, the others at "
+                "least 0"
             )
         self.objective, self.distance_weight, self.noise_dims = objective, distance_weight, noise_dims
+        self.jitter = jitter
         self.deterministic = noise_dims == 0  # type: ignore[misc]  # of the instance: the option says it
         seen, out = self.source.shape[0], spec.shape[0]
         self.generator = UNet(seen, out, widths=widths, context_features=noise_dims, attention=attention)
@@ -94,6 +100,18 @@ class Pix2Pix(PictureToPicture):
         """The discriminator's objective, to be watched: training goes by `phases`."""
         return self._duel(x, condition, generator)
 
+    def pair(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Planes (B, C, H, W) of sources and of their pictures; in training moved and mirrored together."""
+        a, b = self.source_planes(condition), self.planes(x)
+        if not (self.training and self.jitter):
+            return a, b
+        both, n = torch.cat([a, b], 1), len(a)
+        down, right = ((2 * self.jitter + 1) * rng.rand((2, n), generator, a)).long() - self.jitter
+        both = shifted(both, down, right)
+        mirrored = rng.rand((n, 1, 1, 1), generator, a) < 0.5
+        both = torch.where(mirrored, both.flip(3), both)
+        return both[:, : a.shape[1]], both[:, a.shape[1] :]
+
     def made(self, a: Tensor, generator: torch.Generator) -> Tensor:
         """Pictures (B, C, H, W) given sources as planes, through which gradients flow."""
         z = rng.randn((len(a), self.noise_dims), generator, a) if self.noise_dims else None
@@ -105,18 +123,18 @@ class Pix2Pix(PictureToPicture):
         return self.discriminator(torch.cat([a, b], 1))
 
     def _duel(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Loss:
-        a = self.source_planes(condition)
+        a, b = self.pair(x, condition, generator)
         with torch.no_grad():
             fake = self.made(a, generator)
-        real_score, fake_score = self.scores(a, self.planes(x)), self.scores(a, fake)
+        real_score, fake_score = self.scores(a, b), self.scores(a, fake)
         told_apart = 0.5 * ((real_score > 0).float() + (fake_score < 0).float())
         return Loss(judged(self.objective, real_score, fake_score), {"told_apart": told_apart})
 
     def generator_step(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> Loss:
         """Eq. 4 on a batch of pairs."""
-        a = self.source_planes(condition)
+        a, b = self.pair(x, condition, generator)
         fake = self.made(a, generator)
-        far = distance(fake, self.planes(x))
+        far = distance(fake, b)
         adversarial = fooled(self.objective, self.scores(a, fake))
         return Loss(adversarial + self.distance_weight * far, {"distance": far.detach()})
 
