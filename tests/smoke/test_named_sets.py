@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import polymode.data as data
-from polymode.core.errors import PolymodeError
+from polymode.core.errors import DataError, PolymodeError
 from polymode.data.index import BY_NAME, SETS
 from polymode.data.store import status
 
@@ -90,7 +90,7 @@ def test_emoji_of_some_groups():
     assert torch.equal(found.test.x, whole.test.x[rows])
     assert torch.equal(torch.tensor(places)[found.test.condition.label], whole.test.condition.label[rows])
     for groups in (("Flags",), ("Flags", "Weather")):
-        with pytest.raises(pm.DataError, match="two or more of Activities"):
+        with pytest.raises(DataError, match="two or more of Activities"):
             data.load("emoji", groups=groups)
 
 
