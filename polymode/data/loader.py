@@ -202,7 +202,9 @@ def _kind_of_folder(path: Path) -> str:
     """What most files of a folder are: images, audio, text, ..."""
     images = dict.fromkeys(PICTURES, "images")
     kinds = {**images, ".wav": "audio", ".txt": "text", ".mid": "midi", ".midi": "midi", ".py": "python"}
-    found = Counter(kinds.get(p.suffix.lower(), "") for p in path.rglob("*") if p.is_file())
+    files = [p for p in path.rglob("*") if p.is_file()]
+    pictures = {p.with_suffix(".txt") for p in files if p.suffix.lower() in PICTURES}  # whose captions are no texts
+    found = Counter(kinds.get(p.suffix.lower(), "") for p in files if p not in pictures)
     total = sum(found.values())
     found.pop("", None)
     if not found:

@@ -121,6 +121,60 @@ def test_split_folders(tmp_path):
     assert found.condition_spec.label_names == ("a", "b")
 
 
+def captioned(path, texts):
+    for i, text in enumerate(texts):
+        save(path / f"{i}.png", pixels(6, 5))
+        if text is not None:
+            (path / f"{i}.txt").write_text(text, encoding="utf-8")
+    return path
+
+
+def test_text_beside_pictures_is_their_caption(tmp_path):
+    """Words in the order of the text, in lower case, of which the most frequent are kept."""
+    texts = [f"A red Bird, n° {i}." if i % 3 else "the bird's nest" for i in range(30)]
+    found = data.load(captioned(tmp_path, texts), strict=True)
+    assert found.spec.shape == (1, 6, 5)
+    assert found.condition_spec.kinds == ("tokens",)
+    symbols = found.condition_spec.token_symbols
+    assert symbols[:5] == ("", "a", "bird", "n", "red")
+    first = np.asarray(Image.open(tmp_path / "1.png"))
+    told = [
+        [symbols[i] for i in tokens.tolist() if i]
+        for split in (found.train, found.valid, found.test)
+        for x, tokens in zip(split.x, split.condition.tokens, strict=True)
+        if np.array_equal(x[0].numpy(), first)
+    ]
+    assert told in ([["a", "red", "bird", "n", "1"]], [["a", "red", "bird", "n"]])  # 1 may be in test alone
+    few = data.load(tmp_path, words=2)
+    assert few.condition_spec.token_symbols == ("", "a", "bird")
+    assert "30 of 30 pictures have captions, of which 2 words are kept" in few.notes
+    assert data.load(tmp_path, words=0).condition_spec is None
+    with pytest.raises(DataError, match="words=-1"):
+        data.load(tmp_path, words=-1)
+
+
+def test_classes_come_before_captions_unless_these_are_asked_for(album):
+    for picture in album.rglob("*.png"):
+        picture.with_suffix(".txt").write_text("an animal")
+    found = data.load(album)
+    assert found.condition_spec.kinds == ("label",)
+    assert "12 captions of pictures were left out; give words=300 to read them" in found.notes
+    both = data.load(album, words=10)
+    assert both.condition_spec.kinds == ("label", "tokens")
+    assert both.condition_spec.label_names == ("cats", "dogs")
+    assert both.train.condition.label is not None
+    assert data.load(album, labels=False).condition_spec.kinds == ("tokens",)
+
+
+def test_captions_that_say_nothing_or_are_no_text(tmp_path):
+    captioned(tmp_path, ["..."] * 10)
+    with pytest.raises(DataError, match="hold no words"):
+        data.load(tmp_path)
+    (tmp_path / "3.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="3.txt is no readable caption"):
+        data.load(tmp_path)
+
+
 def test_folders_without_data(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         data.load(tmp_path)

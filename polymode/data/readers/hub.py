@@ -1,6 +1,6 @@
 """A data set of the Hugging Face hub (or a local one that `datasets` can read), by what its features are.
 
-an Image feature                              images, with a ClassLabel as labels
+an Image feature                              images, with a ClassLabel as labels, or text or caption as captions
 one column of text, named text or long        text, the rows joined by line ends
 anything else                                 table
 """
@@ -18,7 +18,7 @@ from polymode.data import frames
 from polymode.data.assemble import hold_out, label_ids, need, random_rows
 from polymode.data.dataset import DataSet
 from polymode.data.frames import ColumnType
-from polymode.data.readers import images, text
+from polymode.data.readers import captions, images, text
 
 if TYPE_CHECKING:
     import datasets
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SPLITS = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2}
 #: mean characters from which a column of text is read as running text
 LEAST_TEXT = 100
+#: columns that captions of images are found in, and what a column of text is
+CAPTIONS, STRINGS = ("text", "caption"), ("string", "large_string")
 
 
 def read(
@@ -40,6 +42,7 @@ def read(
     length: int = 64,
     stride: int | None = None,
     labels: str | bool | None = None,
+    words: int | None = None,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
 ) -> DataSet:
@@ -53,6 +56,7 @@ def read(
         size, levels: for images.
         length, stride: for text.
         labels: the column of labels; for images, False for none.
+        words: of captions of images, as `readers.images` says.
         valid_fraction, test_fraction: of splits that are not given.
     """
     parts, split, licence = _load(name, config)
@@ -61,7 +65,7 @@ def read(
     fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
     picture = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     if picture is not None:
-        return _images(parts, split, picture, labels, size, levels, seed, source, licence, fractions)
+        return _images(parts, split, picture, labels, words, size, levels, seed, source, licence, fractions)
     if (column := _text_column(parts[0])) is not None and labels is None and columns is None:
         joined = "\n".join(value for part in parts for value in part[column] if value)
         note = f"rows of {column!r} joined by line ends; splits of the source are not kept"
@@ -113,7 +117,7 @@ def _complete(split: np.ndarray, fractions: dict[str, float], seed: int) -> np.n
 
 def _images(
     parts: list[datasets.Dataset], split: np.ndarray | None, picture: str, labels: str | bool | None,
-    size: int | None, levels: int | None, seed: int, source: str, licence: str, fractions: dict[str, float],
+    words: int | None, size: int | None, levels: int | None, seed: int, source: str, licence: str, fractions: dict[str, float],
 ) -> DataSet:  # fmt: skip
     images.check_levels(levels)
     rows = [(part, i) for part in parts for i in range(len(part))]
@@ -137,8 +141,13 @@ def _images(
     else:
         codes = _complete(split[kept], fractions, seed)
         chosen = tuple(torch.from_numpy(np.flatnonzero(codes == s)) for s in (0, 1, 2))
+    caption = next((c for c in CAPTIONS if getattr(features.get(c), "dtype", None) in STRINGS), None)
+    spoken = [None] * len(rows) if caption is None else [value for part in parts for value in part[caption]]
+    condition, condition_spec = captions.condition(
+        [spoken[i] for i in kept], chosen[0], words, ids, condition_spec, notes
+    )
     return images.assemble(
-        source[3:], x, ids, condition_spec, chosen, levels=levels, source=source, licence=licence, notes=notes
+        source[3:], x, condition, condition_spec, chosen, levels=levels, source=source, licence=licence, notes=notes
     )
 
 
@@ -162,7 +171,7 @@ def _named_classes(part: datasets.Dataset) -> Any:
 
 def _text_column(part: datasets.Dataset) -> str | None:
     """The only column of text, when it is named text or holds long ones."""
-    found = [c for c, f in part.features.items() if getattr(f, "dtype", None) in ("string", "large_string")]
+    found = [c for c, f in part.features.items() if getattr(f, "dtype", None) in STRINGS]
     if len(found) != 1:
         return None
     head = [len(value) for value in part[:100][found[0]] if value]

@@ -2,7 +2,7 @@
 
 Pictures are grey or RGB, as most of them are; transparency goes onto white, 16 bits become 8, palettes become
 colours, and a camera's rotation is applied. Subfolders are classes, and folders named train, valid (or val,
-validation) and test at the top are splits.
+validation) and test at the top are splits. Text files beside pictures are their captions (`captions`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from polymode.core import spec as specs
-from polymode.core.condition import ConditionSpec
+from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError
 from polymode.core.spec import Spec
-from polymode.data.assemble import check_positive, hold_out, label_ids, labelled, need, random_rows
+from polymode.data.assemble import check_positive, hold_out, label_ids, need, random_rows
 from polymode.data.dataset import DataSet, Split
+from polymode.data.readers import captions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +49,7 @@ def read(
     size: int | None = None,
     levels: int | None = None,
     labels: bool | None = None,
+    words: int | None = None,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
 ) -> DataSet:
@@ -60,6 +62,8 @@ def read(
         size: centre-crop to a square and resize to size x size.
         levels: 256 (default), 2 (binarised at half), or any number below 256.
         labels: False leaves class subfolders out of account; True demands them.
+        words: of captions, so many of the most frequent become the condition; None for 300 where most pictures have a
+            caption and none has a class; 0 for none.
         valid_fraction, test_fraction: of the random split.
     """
     x, names, notes = pictures(path, size=size, levels=levels, strict=strict)
@@ -73,7 +77,9 @@ def read(
     else:
         rows = _given_rows(given, valid_fraction, test_fraction, seed, str(path))
         notes.append("splits are those of the top folders")
-    return assemble(path.name, x, ids, condition_spec, rows, levels=levels, source=str(path), notes=notes)
+    told = captions.beside(path, names)
+    condition, condition_spec = captions.condition(told, rows[0], words, ids, condition_spec, notes)
+    return assemble(path.name, x, condition, condition_spec, rows, levels=levels, source=str(path), notes=notes)
 
 
 def pictures(
@@ -82,7 +88,7 @@ def pictures(
     """The pictures of a folder and its subfolders: (x (N, C, H, W) uint8, their names below the folder, notes).
 
     Raises:
-        DataError: there are none, or files that can't be read where `strict`.
+        DataError: there are none, or files that are neither pictures nor their captions where `strict`.
     """
     pil = need("PIL.Image", "pillow", "demo", "reading pictures")
     check_levels(levels)
@@ -90,8 +96,9 @@ def pictures(
     found = [p for p in files if p.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(f"{path} holds no pictures ({', '.join(SUFFIXES)}); give a folder that does")
-    others = [str(p.relative_to(path)) for p in files if p.suffix.lower() not in SUFFIXES]
     names = [str(p.relative_to(path)) for p in found]
+    expected = {*names, *map(captions.caption_of, names)}
+    others = [name for name in (str(p.relative_to(path)) for p in files) if name not in expected]
     x, kept, bad, notes = decode(
         [(lambda p=p: pil.open(p)) for p in found], names, size=size, levels=levels, name=str(path)
     )
@@ -104,12 +111,12 @@ def pictures(
 
 
 def assemble(
-    name: str, x: Tensor, ids: Tensor | None, condition_spec: ConditionSpec | None, rows: Sequence[Tensor],
+    name: str, x: Tensor, condition: Condition | None, condition_spec: ConditionSpec | None, rows: Sequence[Tensor],
     *, levels: int | None, source: str, notes: Sequence[str] = (), **rest: Any,
 ) -> DataSet:  # fmt: skip
-    """Images x (N, C, H, W) uint8, already on their levels, with labels (N,) as a data set of three splits."""
+    """Images x (N, C, H, W) uint8, already on their levels, with their conditions as a data set of three splits."""
     spec = specs.image(*x.shape[1:], levels=levels or 256)
-    train, valid, test = (Split(x[r], labelled(ids, r)) for r in rows)
+    train, valid, test = (Split(x[r], None if condition is None else condition[r]) for r in rows)
     return DataSet(name, spec, train, valid, test, condition_spec, source=source, notes=tuple(notes), **rest)
 
 
