@@ -1,5 +1,7 @@
 """Readers of sound and of hub data sets, and the door to all of them; fixtures are made here, none is downloaded."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -126,10 +128,10 @@ def test_hub_table_text_and_images(tmp_path):
     assert found.condition_spec.label_names == ("cat", "dog")
     assert total(found) == n
 
-    lines = ['{"file_name": "%d.png", "text": "a %s face"}' % (i, "sad" if i % 2 else "glad") for i in range(n)]
+    told = [{"file_name": f"{i}.png", "text": f"a {'sad' if i % 2 else 'glad'} face"} for i in range(n)]
     for i in range(n):
         save(tmp_path / "faces" / f"{i}.png", pixels(5, 5, 3))
-    (tmp_path / "faces" / "metadata.jsonl").write_text("\n".join(lines))
+    (tmp_path / "faces" / "metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
     found = data.load(f"hf:{tmp_path / 'faces'}")
     assert set(found.condition_spec.token_symbols) == {"", "a", "face", "sad", "glad"}
     assert data.load(f"hf:{tmp_path / 'faces'}", words=0).condition_spec is None

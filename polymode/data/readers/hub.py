@@ -117,7 +117,8 @@ def _complete(split: np.ndarray, fractions: dict[str, float], seed: int) -> np.n
 
 def _images(
     parts: list[datasets.Dataset], split: np.ndarray | None, picture: str, labels: str | bool | None,
-    words: int | None, size: int | None, levels: int | None, seed: int, source: str, licence: str, fractions: dict[str, float],
+    words: int | None, size: int | None, levels: int | None, seed: int, source: str, licence: str,
+    fractions: dict[str, float],
 ) -> DataSet:  # fmt: skip
     images.check_levels(levels)
     rows = [(part, i) for part in parts for i in range(len(part))]

@@ -5,7 +5,7 @@ section 2.3, figure 3: of a batch's pairs of unit vectors u_i (picture) and v_i 
 
     s_ij = exp(t) <u_i, v_j>,    L = 1/2 mean_i [-log softmax_j s_ij at i] + 1/2 mean_j [-log softmax_i s_ij at j]
 
-The picture's network is that of the space cnn, the words' a perceptron of which symbols there are, whatever their order.
+The picture's network is that of the space cnn, the words' a perceptron of which symbols there are, in any order.
 Deviation: learned on the spot from the training split, seconds for some thousand pairs; pictures are augmented and
 symbols left out at random, for there are so few. Kept in the user's cache.
 """

@@ -111,7 +111,9 @@ class VAE(GaussianVAE):
             )
         if path_gradient and posterior != "gaussian":
             raise PolymodeError(f"path_gradient came with posterior={posterior!r}, expected posterior='gaussian'")
-        self.beta, self.free_bits, self.annealing = beta, free_bits, Annealing(anneal or elbo_steps and elbo_steps + 1)
+        # at its last step the weight is 1 already
+        self.annealing = Annealing(anneal or (elbo_steps + 1 if elbo_steps else 0))
+        self.beta, self.free_bits = beta, free_bits
         self.num_samples, self.path_gradient, self.noise = num_samples, path_gradient, noise
 
     def loss(self, x: Tensor, condition: Condition | None = None, *, generator: torch.Generator) -> Loss:
