@@ -6,9 +6,13 @@ from typing import Any
 
 from polymode.recipes.base import Measure, Recipe, characters
 
+_CLASSES = (
+    "workclass", "education", "marital-status", "occupation", "relationship", "race", "sex", "native-country", "income",
+)  # fmt: skip
 #: name, set and how it is read: the columns that are numbers
 _NUMBERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("wine", "wine_quality", {}), ("housing", "california_housing", {"missing": "drop"}),
+    ("adult", "adult", {"columns": dict.fromkeys(_CLASSES, "drop")}),
 )  # fmt: skip
 _FLOW: dict[str, Any] = {"steps": 1500, "learning_rate": 2e-3}
 

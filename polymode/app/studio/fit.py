@@ -33,10 +33,11 @@ def page(bench: Bench) -> None:
         found = sources.describe(source, reading)
         rows = found["rows"] if isinstance(found.get("rows"), dict) else {}
         given = found.get("condition") or {}
+        spelled = ", ".join(word for key in ("label_names", "token_symbols") for word in given.get(key, ()) if word)
         facts = [
             ("name", found["name"]), ("what", f"{found['signature']}, {'x'.join(map(str, found['shape']))}"),
             *((f"{part} rows", f"{count:,}") for part, count in rows.items()),
-            ("beside each", ", ".join(given.get("label_names", ()))[:120] or " and ".join(given) or "nothing"),
+            ("beside each", spelled[:120] or " and ".join(given) or "nothing"),
             ("licence", found["licence"]), *(("note", note) for note in found.get("notes", ())),
         ]  # fmt: skip
         folder = Path(tempfile.mkdtemp(dir=bench.work))
@@ -113,7 +114,8 @@ def page(bench: Bench) -> None:
         with gr.Column(min_width=300):
             known = [entry["name"] for entry in sources.names() if entry["status"] != "missing"]
             name = gr.Dropdown(known, value="digits", label="data", elem_id="data")
-            gr.Markdown("or your own: .csv, .parquet, .txt, .npz, .smi, or a .zip of pictures, recordings, MIDI files")
+            gr.Markdown("or your own: .csv, .parquet, .txt, .npz, .smi, or a .zip of pictures (text files beside them are "
+                        "their captions), recordings, MIDI files")  # fmt: skip
             upload = gr.File(label="file", type="filepath", height=150, elem_id="upload")
             reading = gr.Textbox(label="how it is read (key = value, a line each)", lines=2, placeholder="size = 32")
             read = gr.Button("read", variant="primary", elem_id="read")
