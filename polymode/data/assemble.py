@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,22 @@ def label_ids(values: Sequence[Any] | np.ndarray) -> tuple[Tensor, ConditionSpec
 def labelled(ids: Tensor | None, rows: Tensor) -> Condition | None:
     """The labels of some rows as a condition."""
     return None if ids is None else Condition(label=ids[rows])
+
+
+def frequent(rows: Iterable[Iterable[str]], count: int) -> list[str]:
+    """The words that most rows hold, the most frequent first, of equally frequent ones in the alphabet's order."""
+    counts = Counter(word for words in rows for word in set(words))
+    return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:count]]
+
+
+def word_tokens(rows: Sequence[Iterable[str]], known: Sequence[str], most: int) -> Tensor:
+    """Tokens (N, most) int64 of rows of words, 1 for the first known one; 0 fills, and unknown words are left out."""
+    place = {word: i + 1 for i, word in enumerate(known)}
+    tokens = torch.zeros(len(rows), most, dtype=torch.int64)
+    for row, words in zip(tokens, rows, strict=True):
+        ids = [place[word] for word in words if word in place][:most]
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return tokens
 
 
 def real_spec(x: Tensor, kind: str = "vector", *, extra: dict[str, Any] | None = None) -> Spec:

@@ -114,8 +114,8 @@ def page(bench: Bench) -> None:
         with gr.Column(min_width=300):
             known = [entry["name"] for entry in sources.names() if entry["status"] != "missing"]
             name = gr.Dropdown(known, value="digits", label="data", elem_id="data")
-            gr.Markdown("or your own: .csv, .parquet, .txt, .npz, .smi, or a .zip of pictures (text files beside them are "
-                        "their captions), recordings, MIDI files")  # fmt: skip
+            gr.Markdown("or your own: .csv, .parquet, .txt, .npz, .smi, or a .zip of pictures (text files beside them "
+                        "are their captions), recordings, MIDI files")  # fmt: skip
             upload = gr.File(label="file", type="filepath", height=150, elem_id="upload")
             reading = gr.Textbox(label="how it is read (key = value, a line each)", lines=2, placeholder="size = 32")
             read = gr.Button("read", variant="primary", elem_id="read")

@@ -7,16 +7,15 @@ letters, digits and what joins them, in lower case, in the order of the text; wo
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError
+from polymode.data.assemble import frequent, word_tokens
 
 #: words that are kept where their number is not said, and the most of a caption
 WORDS, MOST = 300, 16
@@ -63,16 +62,10 @@ def as_tokens(
         DataError: captions without words.
     """
     spoken = [words_of(caption or "") for caption in captions]
-    counts = Counter(word for i in train.tolist() for word in set(spoken[i]))
-    kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:words]]
+    kept = frequent((spoken[i] for i in train.tolist()), words)
     if not kept:
         raise DataError("the captions of the training pictures hold no words; write some, or give words=0")
-    place = {word: i + 1 for i, word in enumerate(kept)}
-    tokens = torch.zeros(len(spoken), most, dtype=torch.int64)
-    for row, said in zip(tokens, spoken, strict=True):
-        ids = [place[word] for word in said if word in place][:most]
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-    return tokens, ("", *kept)
+    return word_tokens(spoken, kept, most), ("", *kept)
 
 
 def condition(

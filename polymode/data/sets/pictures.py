@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from polymode.core import rng
 from polymode.core import spec as specs
 from polymode.core.condition import Condition, ConditionSpec
 from polymode.core.errors import DataError, require_choice
-from polymode.data.assemble import check_positive, hold_out, labelled, need, random_rows
+from polymode.data.assemble import check_positive, frequent, hold_out, labelled, need, random_rows, word_tokens
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.readers.arrays import open_arrays
@@ -190,17 +189,13 @@ def emoji_keywords(
         raise DataError(f"threshold={threshold}, expected a share of white between 0 and 1")
     drawn = emoji("emoji", style=style)
     listed = drawn.extra["keywords"]
-    counts = Counter(word for words in listed["train"] for word in set(words))
-    kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:keywords]]
-    place = {word: i + 1 for i, word in enumerate(kept)}
+    kept = frequent(listed["train"], keywords)
     splits = []
     for split in ("train", "valid", "test"):
         x = getattr(drawn, split).x
-        tokens = torch.zeros(len(x), most, dtype=torch.int64)
-        for row, words in zip(tokens, listed[split], strict=True):
-            ids = sorted({place[w] for w in words if w in place})[:most]
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        splits.append(Split(x if colour else _dark_bits(x, threshold), Condition(tokens=tokens)))
+        by_rank = [sorted(set(words) & set(kept), key=kept.index) for words in listed[split]]
+        condition = Condition(tokens=word_tokens(by_rank, kept, most))
+        splits.append(Split(x if colour else _dark_bits(x, threshold), condition))
     return DataSet(
         f"{name}_{style}", drawn.spec if colour else specs.image(1, 16, 16, levels=2), *splits,
         ConditionSpec(tokens=(len(kept) + 1, most), token_symbols=("", *kept)), source=drawn.source,
