@@ -196,7 +196,8 @@ class Trainer:
             mean = loss.value
             self.accelerator.backward(mean, inputs=parameters)
         if self.chosen.clip is not None:
-            _clip(parameters, self.chosen.clip)
+            # fused optimisers divide gradients by this as they read them, which saves a pass over all weights
+            optimizer.grad_scale = _excess(parameters, self.chosen.clip)  # type: ignore[attr-defined]
         optimizer.step()
         if phase.after_step is not None:
             phase.after_step()
@@ -341,11 +342,10 @@ def _stage(phases: list[Phase], progress: float) -> tuple[int, float]:
     return max(shares), 1.0
 
 
-def _clip(parameters: list[nn.Parameter], most: float) -> None:
-    """Scale gradients down to a norm of ``most``; those below are not touched, which saves a pass over all weights."""
+def _excess(parameters: list[nn.Parameter], most: float) -> Tensor | None:
+    """By what gradients have to be divided so that their norm is ``most``; None where it is no larger."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-    if norm > most:
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=True)
+    return norm / most if norm > most else None
 
 
 @contextmanager

@@ -94,6 +94,23 @@ def test_lattice_heads_sum_to_one(spec, levels_as):
     torch.testing.assert_close(total, torch.ones((), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("levels_as", ["categorical", "logistic"])
+@pytest.mark.parametrize("spec", LATTICES, ids=str)
+def test_marginal_parameters_are_smoothed_frequencies(spec, levels_as):
+    """Counted one by one, each value once more than it came; heads that have no frequencies start as ever."""
+    head = head_for(spec, levels_as=levels_as).double()
+    x = torch.randint(3, (50, 2), generator=generator()).clamp(max=spec.levels - 1)
+    params = head.marginal(x).double()
+    if levels_as == "logistic" and spec.levels > 2:
+        assert torch.equal(params, head.initial().double())
+        return
+    values = torch.arange(spec.levels).unsqueeze(1).expand(-1, 2)
+    found = head.log_prob(values, params.expand(spec.levels, -1)).exp()
+    for value, dim in itertools.product(range(spec.levels), range(2)):
+        expected = ((x[:, dim] == value).sum().item() + 1) / (50 + spec.levels)
+        assert found[value, dim].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_gaussian_mixture_head_integrates_to_one_in_the_users_units():
     spec = specs.vector(1, loc=(100.0,), scale=(20.0,))
     head = head_for(spec, components=3).double()

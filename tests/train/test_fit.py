@@ -147,6 +147,30 @@ class Diverging(GenerativeModel):
         return torch.zeros(n, *self.spec.shape)
 
 
+class Falling(GenerativeModel):
+    """A loss whose slope is the same everywhere: (3, 4), of norm 5."""
+
+    defaults: ClassVar = TrainingDefaults(schedule="constant", optimizer="sgd", betas=(0.0, 0.0), ema=0.0)
+
+    def __init__(self, spec, condition_spec=None) -> None:
+        super().__init__(spec, condition_spec)
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def loss(self, x, condition=None, *, generator):
+        return Loss((self.weight * torch.tensor([3.0, 4.0])).sum().expand(len(x)))
+
+    def _sample(self, n, condition, generator):
+        return torch.zeros(n, *self.spec.shape)
+
+
+@pytest.mark.parametrize(("clip", "norm"), [(10.0, 5.0), (2.5, 2.5)])
+def test_gradients_are_no_longer_than_clip(clip, norm):
+    data = blobs()
+    model = Falling(data.spec)
+    pm.fit(model, data, steps=4, learning_rate=0.1, clip=clip, validate_every=0)
+    torch.testing.assert_close(model.weight.detach(), -0.4 * norm * torch.tensor([0.6, 0.8]))
+
+
 def test_divergence_rolls_back_lowers_the_rate_and_stops_with_a_sentence(tmp_path):
     data = blobs()
     model = Diverging(data.spec, limit=1e-3)

@@ -59,7 +59,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         PolymodeError: a choice that does not exist or does not fit the data, or sizes below one.
     """
 
-    defaults: ClassVar = TrainingDefaults(learning_rate=1e-3, batch_size=128, ema=0.99)
+    defaults: ClassVar = TrainingDefaults(learning_rate=2e-3, batch_size=128, ema=0.99)
     #: rows that are decoded at once while many importance weights are made: their activations stay in a cache
     rows_a_pass: int = 2048
 
@@ -162,6 +162,8 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
 
     def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
         with torch.no_grad():
+            if isinstance(self.decoder, MLP):  # what every pixel is on its own need not be learned by steps
+                self.decoder.last.bias.copy_(self.head.marginal(x))
             # draws, and not means: those of an untrained encoder hardly differ
             z, _, _ = self.draw_posterior(x, self.context(condition), generator)
             self.prior.initialise(self.features(x), z, generator)

@@ -66,6 +66,11 @@ class Head(nn.Module):
         """Parameters to start from: a network's last bias."""
         return torch.zeros(self.num_params)
 
+    def marginal(self, x: Tensor) -> Float[Tensor, " P"]:
+        """Parameters to start from where data x (B, *shape) are there: those of each dimension by itself, if they are
+        as easily found as a frequency (smoothed by one datum of each value), else `initial`."""
+        return self.initial()
+
 
 class BernoulliHead(Head):
     """P(x = 1) = sigmoid(params), one a dimension."""
@@ -85,6 +90,9 @@ class BernoulliHead(Head):
 
     def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
         return [(self.dimensions, F.logsigmoid(torch.stack([-params, params], -1)))]
+
+    def marginal(self, x: Tensor) -> Tensor:
+        return ((x.flatten(1).sum(0) + 1) / (len(x) + 2)).logit()
 
 
 class CategoricalHead(Head):
@@ -116,6 +124,10 @@ class CategoricalHead(Head):
 
     def tables(self, params: Tensor) -> list[tuple[list[int], Tensor]]:
         return [(self.dimensions, params.view(len(params), -1, self.levels).log_softmax(-1))]
+
+    def marginal(self, x: Tensor) -> Tensor:
+        counts = 1 + F.one_hot(x.flatten(1).long(), self.levels).sum(0)  # (D, K)
+        return (counts / (len(x) + self.levels)).log().flatten()
 
 
 class _MixtureHead(Head):
