@@ -344,7 +344,7 @@ def _stage(phases: list[Phase], progress: float) -> tuple[int, float]:
 
 def _excess(parameters: list[nn.Parameter], most: float) -> Tensor | None:
     """By what gradients have to be divided so that their norm is ``most``; None where it is no larger."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    norm = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).norm()
     return norm / most if norm > most else None
 
 
