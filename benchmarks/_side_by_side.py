@@ -1,14 +1,20 @@
-"""Timing side by side: callables take turns in one process, and only ratios of medians are claimed."""
+"""Timing side by side: callables take turns, in one process or in one each, and only ratios of medians are claimed."""
 
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from polymode.app.service import records
 
@@ -26,6 +32,43 @@ def alternate(work: dict[str, Callable[[], object]], *, rounds: int = 7) -> dict
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+@contextmanager
+def apart(work: dict[str, Callable[[], object]], *, threads: int) -> Iterator[dict[str, Callable[[], object]]]:
+    """The same callables, which must be picklable, each in a process of its own that waits for its turn: what one of
+    them does to the allocator is not lent to the others."""
+    context = multiprocessing.get_context("spawn")
+    started = []
+    for call in work.values():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, call, threads), daemon=True)
+        process.start()
+        started.append((process, ours))
+
+    def ask(pipe: Any) -> None:
+        pipe.send(True)
+        if error := pipe.recv():
+            raise RuntimeError(error)
+
+    try:
+        yield {name: partial(ask, pipe) for name, (_, pipe) in zip(work, started, strict=True)}
+    finally:
+        for process, pipe in started:
+            pipe.send(False)
+            process.join()
+
+
+def _serve(pipe: Any, call: Callable[[], object], threads: int) -> None:
+    """Call whenever asked, until told to end; answer with what went wrong."""
+    torch.set_num_threads(threads)
+    logging.disable(logging.INFO)
+    while pipe.recv():
+        try:
+            call()
+            pipe.send("")
+        except Exception as error:
+            pipe.send(repr(error))
 
 
 def ratios(seconds: dict[str, list[float]], ours: str) -> dict[str, tuple[float, float, float]]:

@@ -1,8 +1,9 @@
 """VAE training: polymode's trainer against pythae's with the same networks, and against a bare loop.
 
 All see the same images in batches of 100 with Adam at 1e-3; a round is some epochs, rounds alternate, and ratios are of
-medians. Perceptrons are pythae's own, which are the same layers; the convolutions are polymode's on both sides, with
-PyTorch's own layout of weights on pythae's. pythae writes its model to disk at the end of a round and so does polymode.
+medians. Each is in a process of its own, as a trainer of ours changes what its process's allocator does. Perceptrons
+are pythae's own, which are the same layers; the convolutions are polymode's on both sides, in PyTorch's own layout on
+pythae's, as its users write them. pythae writes its model to disk at the end of a round and so does polymode.
 
 Then pythae trains for `LONG` epochs and polymode for half of the time that took, and both are scored by the ELBO of the
 same test rows: each with its own defaults (rates of 1e-4 and 2e-3), and at rates found by trying, pythae's best of
@@ -25,11 +26,11 @@ from typing import Any
 import torch
 
 import polymode as pm
-from benchmarks._side_by_side import alternate, measurement, ratios, save
+from benchmarks._side_by_side import alternate, apart, measurement, ratios, save
 from polymode.core import spec as specs
 from polymode.data.dataset import DataSet, Split
 
-IMAGES, TEST, BATCH, LATENT, LONG = 20_000, 5000, 100, 10, 20
+IMAGES, TEST, BATCH, LATENT, LONG, THREADS = 20_000, 5000, 100, 10, 20, 2
 SPEC = specs.image(1, 28, 28, levels=2)
 #: of a round: networks of the model, images, epochs
 ROUNDS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -114,16 +115,25 @@ def _convolutions(channels: tuple[int, ...]) -> tuple[Any, Any]:
             mean, log_variance = self.net(2 * x.flatten(1) - 1).chunk(2, 1)
             return ModelOutput(embedding=mean, log_covariance=log_variance)
 
+    class Plain(ImageDecoder):
+        """Without a layout of its own."""
+
+        def forward(self, z: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+            y = self.stem(z).view(len(z), -1, *self.sizes[0])
+            for block, up, (h, w) in zip(self.blocks, self.ups, self.sizes[1:], strict=True):
+                y = up(self.act(block(y, None)))[:, :, :h, :w]
+            return self.last(self.act(y)).flatten(1)
+
     class Decoder(BaseDecoder):
         def __init__(self) -> None:
             super().__init__()
-            self.net = ImageDecoder(LATENT, SPEC.shape, 1, channels)
+            self.net = Plain(LATENT, SPEC.shape, 1, channels)
 
         def forward(self, z: torch.Tensor) -> Any:
             return ModelOutput(reconstruction=self.net(z).view(-1, *SPEC.shape).sigmoid())
 
     torch.manual_seed(0)
-    # layers as one writes them: that ours lie in memory as processors like it is part of what is compared
+    # that ours lie in memory as processors like it is part of what is compared
     return tuple(net.to(memory_format=torch.contiguous_format) for net in (Encoder(), Decoder()))
 
 
@@ -149,20 +159,21 @@ def main() -> None:
         folder = Path(name)
         like = {"ema": 0.0, "schedule": "constant", "learning_rate": 1e-3}
         for what, (network, n, epochs) in ROUNDS.items():
-            seconds = alternate(
-                {
-                    "polymode": partial(polymode_round, x[:n], network, folder, epochs=epochs, **like),
-                    "bare loop": partial(bare_round, x[:n], network, epochs),
-                    "pythae": partial(pythae_round, x[:n], network, folder, epochs, learning_rate=1e-3),
-                },
-                rounds=5,
+            work = {
+                "polymode": partial(polymode_round, x[:n], network, folder, epochs=epochs, **like),
+                "bare loop": partial(bare_round, x[:n], network, epochs),
+                "pythae": partial(pythae_round, x[:n], network, folder, epochs, learning_rate=1e-3),
+            }
+            with apart(work, threads=THREADS) as turns:
+                seconds = alternate(turns, rounds=7)
+            protocol = (
+                f"{epochs} epochs of {n:,} binary images, batch {BATCH}, {what}, {THREADS} threads, a process each"
             )
-            protocol = f"{epochs} epochs of {n:,} binary images, batch {BATCH}, {what}"
             for peer, (median, least, most) in ratios(seconds, "polymode").items():
                 print(f"{what}: {peer} takes {median:.2f} times as long as polymode (rounds {least:.2f} to {most:.2f})")
                 metric = f"vae training time, {peer} / polymode, {what}"
                 entries.append(
-                    measurement("bench_vae", "vae", metric, median, protocol, n=5, least=least, most=most)
+                    measurement("bench_vae", "vae", metric, median, protocol, n=7, least=least, most=most)
                 )  # fmt: skip
         for what, (theirs, ours) in RATES.items():
             found = [half_the_time(x, test, folder / f"{what}{i}", theirs, ours) for i in range(3)]

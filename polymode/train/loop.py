@@ -24,6 +24,7 @@ from polymode.core.errors import TrainingError
 from polymode.core.loss import Loss, Phase, merge_parts
 from polymode.core.model import GenerativeModel
 from polymode.data.dataset import DataSet
+from polymode.train import memory
 from polymode.train.batches import Batches
 from polymode.train.log import Event, Log, Watcher
 from polymode.train.options import Budget, FitOptions
@@ -95,7 +96,7 @@ class Trainer:
         folder = self.folder if main else None
         log = Log(folder, log_to if main else [], tensorboard=self.options.tensorboard, resumed_at=state.step)
         try:
-            with _listening_for_sigterm(self), torch.random.fork_rng(devices=[]):
+            with _listening_for_sigterm(self), memory.kept(), torch.random.fork_rng(devices=[]):
                 self._turns(state, phases, wrapped, log)
         finally:
             log.close()

@@ -51,7 +51,8 @@ class ImageEncoder(nn.Module):
         for down, block in zip(self.downs, self.blocks, strict=True):
             y = F.pad(y, (0, y.shape[3] % 2, 0, y.shape[2] % 2))
             y = block(down(y), context)
-        return self.last(self.act(y).flatten(1))
+        # rearranged before the activation, whose gradient then comes in its own layout
+        return self.last(self.act(y.contiguous()).flatten(1))
 
 
 class ImageDecoder(nn.Module):
@@ -84,7 +85,7 @@ class ImageDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # convolutions of this layout are faster on processors, too
 
     def forward(self, z: Float[Tensor, "B F"], context: Tensor | None = None) -> Float[Tensor, "B P"]:
-        y = self.stem(z).view(len(z), -1, *self.sizes[0])
+        y = self.stem(z).view(len(z), -1, *self.sizes[0]).contiguous(memory_format=torch.channels_last)
         for block, up, (h, w) in zip(self.blocks, self.ups, self.sizes[1:], strict=True):
             y = up(self.act(block(y, context)))[:, :, :h, :w]
         return side_by_side(self.last(self.act(y)), self.shape[0])
