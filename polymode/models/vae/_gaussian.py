@@ -162,8 +162,9 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
 
     def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
         with torch.no_grad():
-            if isinstance(self.decoder, MLP):  # what every pixel is on its own need not be learned by steps
-                self.decoder.last.bias.copy_(self.head.marginal(x))
+            decoder = dict(self.named_children()).get("decoder")  # a subclass may have another way to data
+            if isinstance(decoder, MLP):  # what every dimension is on its own need not be learned by steps
+                decoder.last.bias.copy_(self.head.marginal(x))
             # draws, and not means: those of an untrained encoder hardly differ
             z, _, _ = self.draw_posterior(x, self.context(condition), generator)
             self.prior.initialise(self.features(x), z, generator)
