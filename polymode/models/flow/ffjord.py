@@ -14,7 +14,7 @@ activation normalisation on the first batch before the flow, and a bounded activ
 infinity.
 
 Likelihood: D tangents an evaluation of the field, some tens of evaluations. Sampling: as many evaluations.
-Expected: recipe ffjord_moons, not yet obtained; tests/learning/test_flows.py.
+Expected: recipes ffjord_moons and ffjord_pinwheel; tests/learning/test_flows.py.
 """
 
 from __future__ import annotations

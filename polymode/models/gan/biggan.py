@@ -15,7 +15,7 @@ batch; R is on the generator's matrices before spectral normalisation; rates of 
 networks.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/learning/test_gan_images.py: digits of the class that was asked for; precision rises and recall falls
+Expected: recipe biggan_emoji; tests/learning/test_gan_images.py: digits of the class that was asked for; precision rises and recall falls
 with truncation.
 """
 
