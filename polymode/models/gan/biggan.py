@@ -15,8 +15,8 @@ batch; R is on the generator's matrices before spectral normalisation; rates of 
 networks.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: recipe biggan_emoji; tests/learning/test_gan_images.py: digits of the class that was asked for; precision rises and recall falls
-with truncation.
+Expected: recipe biggan_emoji; tests/learning/test_gan_images.py: digits of the class that was asked for; precision
+rises and recall falls with truncation.
 """
 
 from __future__ import annotations
