@@ -67,7 +67,7 @@ def _serve(pipe: Any, call: Callable[[], object], threads: int) -> None:
         try:
             call()
             pipe.send("")
-        except Exception as error:
+        except Exception as error:  # whatever it is, the process that waits has to be told
             pipe.send(repr(error))
 
 

@@ -203,8 +203,8 @@ def _kind_of_folder(path: Path) -> str:
     images = dict.fromkeys(PICTURES, "images")
     kinds = {**images, ".wav": "audio", ".txt": "text", ".mid": "midi", ".midi": "midi", ".py": "python"}
     files = [p for p in path.rglob("*") if p.is_file()]
-    pictures = {p.with_suffix(".txt") for p in files if p.suffix.lower() in PICTURES}  # whose captions are no texts
-    found = Counter(kinds.get(p.suffix.lower(), "") for p in files if p not in pictures)
+    captions = {p.with_suffix(".txt") for p in files if p.suffix.lower() in PICTURES}
+    found = Counter(kinds.get(p.suffix.lower(), "") for p in files if p not in captions)
     total = sum(found.values())
     found.pop("", None)
     if not found:

@@ -73,7 +73,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("edm_emoji", "edm", "emoji_keywords", _drawn_from_words(),
            settings={"widths": (32, 64, 96), "condition_by": "attention", "drop": 0.1}, reading=_COLOURED,
            training={"steps": 8000, "batch_size": 32, "learning_rate": 1e-3, "validate_every": 0},
-           cost="30 min, one core"),
+           cost="50 min, one core"),
     Recipe("latent_diffusion_emoji", "latent_diffusion", "emoji_keywords", _drawn_from_words(noise=False),
            settings={"width": 32, "blocks": 1,
                      "diffusion_options": {"widths": (64, 96), "condition_by": "attention", "drop": 0.1}},

@@ -15,8 +15,7 @@ _NUMBERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("adult", "adult", {"columns": dict.fromkeys(_CLASSES, "drop")}),
 )  # fmt: skip
 _FLOW: dict[str, Any] = {"steps": 1500, "learning_rate": 2e-3}
-
-_WHOLE = "arXiv:1605.08803 and 1807.03039, 50,000 images and days of GPUs; here 4,500 and minutes"
+_WHOLE = "arXiv:1605.08803 and 1807.03039, of 50,000 images; here of 4,500"
 
 
 def _toys(model: str, aims: dict[str, float], settings: dict[str, dict[str, Any]], **told: Any) -> tuple[Recipe, ...]:

@@ -8,9 +8,9 @@ f, the features, and the labels' net go down in E, the domains' net goes up: one
 gradient reversal of `parts.nn.reversal`. `weight=0` is the classifier of the source alone, which others have to beat.
 It is a task and not a model of the catalogue: it draws nothing and has no distribution over pictures, so that none of
 the contract (samples, likelihoods, checkpoints by name) would say anything of it.
-Deviation: AdamW at a rate that falls by a cosine instead of momentum at one that falls by a power, with the momentum of
-half that adversarial games are trained with (of 0.9 the game turns round itself and gains half as much); the domains'
-net is one hidden layer as in figure 4a for digits, of 100 units.
+Deviation: AdamW at a rate that falls by a cosine, with the little momentum that adversarial games are trained with,
+instead of much momentum at a rate that falls by a power; the domains' net is one hidden layer as in figure 4a for
+digits, of 100 units.
 Expected: tests/learning/test_adaptation.py, from MNIST to MNIST in colours.
 """
 

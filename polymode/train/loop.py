@@ -345,7 +345,10 @@ def _stage(phases: list[Phase], progress: float) -> tuple[int, float]:
 
 def _excess(parameters: list[nn.Parameter], most: float) -> Tensor | None:
     """By what gradients have to be divided so that their norm is ``most``; None where it is no larger."""
-    norm = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).norm()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return None
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm / most if norm > most else None
 
 

@@ -1,8 +1,9 @@
 """Memory of processors between the steps of a training: kept, since the next step asks for the same again.
 
-glibc gives large blocks that are freed back to the system and gets them anew, page by page, at the next call: of a step
-of convolutions a tenth to a third goes into such page faults. `kept` tells it to hold on to them while training lasts,
-and gives back what is free at the end. Elsewhere than with glibc it does nothing.
+glibc gives large blocks that are freed back to the system and gets them anew, page by page, at the next call, for which
+steps of convolutions pay (`benchmarks/vae.py`: a bare loop is slower than the trainer). `kept` tells it to hold on to
+them while training lasts, and gives back what is free at the end; the setting itself stays with the process, as glibc
+has no way to ask for the one before. Elsewhere than with glibc it does nothing.
 """
 
 from __future__ import annotations

@@ -68,6 +68,9 @@ def test_two_folders_are_two_collections(tmp_path: Path):
     assert set(torch.unique(seen, return_counts=True)[1].tolist()) <= {2, 3}
     assert len(data.train.condition.image[:, 0, 0, 0].unique()) == 24
     assert any("unpaired" in note for note in data.notes)
+    for picture in list(a.rglob("*.png")):
+        picture.with_suffix(".txt").write_text("a day")
+    assert pm.data.load(a, into=b).notes == data.notes  # captions are not read, so nothing is said of them
 
 
 def test_two_folders_are_pairs_by_name(tmp_path: Path):

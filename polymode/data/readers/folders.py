@@ -48,7 +48,7 @@ def read(
     }  # fmt: skip
     if paired:
         return _by_name(path, into, **options)
-    a, b = (images.read(folder, labels=False, **options) for folder in (path, into))
+    a, b = (images.read(folder, labels=False, words=0, **options) for folder in (path, into))
     splits = [(getattr(b, name).x, getattr(a, name).x) for name in ("train", "valid", "test")]
     counts = [sum(len(getattr(data, name)) for name in ("train", "valid", "test")) for data in (a, b)]
     return sources.unpaired(

@@ -77,7 +77,7 @@ def read(
     else:
         rows = _given_rows(given, valid_fraction, test_fraction, seed, str(path))
         notes.append("splits are those of the top folders")
-    told = captions.beside(path, names)
+    told = [None] * len(names) if words == 0 else captions.beside(path, names)
     condition, condition_spec = captions.condition(told, rows[0], words, ids, condition_spec, notes)
     return assemble(path.name, x, condition, condition_spec, rows, levels=levels, source=str(path), notes=notes)
 

@@ -193,7 +193,7 @@ def emoji_keywords(
     splits = []
     for split in ("train", "valid", "test"):
         x = getattr(drawn, split).x
-        by_rank = [sorted(set(words) & set(kept), key=kept.index) for words in listed[split]]
+        by_rank = [[word for word in kept if word in words] for words in map(set, listed[split])]
         condition = Condition(tokens=word_tokens(by_rank, kept, most))
         splits.append(Split(x if colour else _dark_bits(x, threshold), condition))
     return DataSet(

@@ -65,18 +65,18 @@ class Captions(nn.Module):
         """The vectors of captions by their symbols."""
         return F.normalize(self.words(F.normalize(held, dim=1)), dim=1)
 
-    def look(self, x: Tensor, share: float = 0.0, generator: torch.Generator | None = None) -> Float[Tensor, "B W"]:
-        """The vectors of pictures, which are augmented in a share of transforms where a generator is given."""
+    def look(self, x: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "B W"]:
+        """The vectors of pictures, which are augmented where a generator is given."""
         y = self.net.features(x)
         if generator is not None:
-            y = self.augmentation(y, share, generator)
+            y = self.augmentation(y, AUGMENTED, generator)
         return F.normalize(self.net.logits_of(y), dim=1)
 
     def loss(self, x: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
         """The contrastive loss of a batch of pairs."""
         held = self.symbols(tokens)
         held = held * (rng.rand(held.shape, generator, held) >= LEFT_OUT)
-        scores = self.temperature.exp().clamp(max=LIMIT) * self.look(x, AUGMENTED, generator) @ self.read(held).T
+        scores = self.temperature.exp().clamp(max=LIMIT) * self.look(x, generator) @ self.read(held).T
         own = torch.arange(len(x))
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 

@@ -18,7 +18,8 @@ decoder knows of no condition.
 
 Likelihood: a lower bound, one pass of encoder and decoder and the chain's passes, where the diffusion model has one.
 Sampling: the chain's passes over a map of 4^halvings times fewer places, and one pass of the decoder.
-Expected: recipes latent_diffusion_emoji and latent_diffusion_fashion; tests/learning/test_latent_diffusion.py.
+Expected: recipe latent_diffusion_emoji, and latent_diffusion_fashion, not yet obtained;
+tests/learning/test_latent_diffusion.py.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
         require_choice("network", network, ("auto", "mlp", "conv"))
         if network == "conv" and spec.kind != "image":
             raise PolymodeError(f"network='conv' came with {spec}, expected images; use network='mlp'")
-        conv = network == "conv"
+        self.is_conv = conv = network == "conv"
         hidden = ((32, 64, 128) if conv else (256, 256)) if hidden is None else hidden
         if min(latent_dims, prior_size, components, *hidden) < 1:
             raise PolymodeError(
@@ -162,9 +162,8 @@ class GaussianVAE(Conditioned, GenerativeModel, HasBound, HasLatents, HasPosteri
 
     def prepare(self, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
         with torch.no_grad():
-            decoder = dict(self.named_children()).get("decoder")  # a subclass may have another way to data
-            if isinstance(decoder, MLP):  # what every dimension is on its own need not be learned by steps
-                decoder.last.bias.copy_(self.head.marginal(x))
+            if not self.is_conv:  # what every dimension is on its own need not be learned by steps
+                self.decoder.last.bias.copy_(self.head.marginal(x))
             # draws, and not means: those of an untrained encoder hardly differ
             z, _, _ = self.draw_posterior(x, self.context(condition), generator)
             self.prior.initialise(self.features(x), z, generator)

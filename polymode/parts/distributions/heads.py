@@ -126,8 +126,9 @@ class CategoricalHead(Head):
         return [(self.dimensions, params.view(len(params), -1, self.levels).log_softmax(-1))]
 
     def marginal(self, x: Tensor) -> Tensor:
-        counts = 1 + F.one_hot(x.flatten(1).long(), self.levels).sum(0)  # (D, K)
-        return (counts / (len(x) + self.levels)).log().flatten()
+        first = self.levels * torch.arange(self.spec.num_dims, device=x.device)  # the place of each dimension's value 0
+        counts = 1 + torch.bincount((x.flatten(1) + first).flatten(), minlength=self.num_params)
+        return (counts / (len(x) + self.levels)).log()
 
 
 class _MixtureHead(Head):
