@@ -42,7 +42,7 @@ lint: .venv/.dev
 
 .venv/.bench: .venv/.dev
 	$(PIP) -e '.[bench]'
-	$(PIP) --no-deps torch-fidelity clean-fid prdc  # their requirements would bring another torch
+	$(PIP) --no-deps torch-fidelity clean-fid prdc learnergy  # their requirements would bring another torch
 	touch $@
 
 clean:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -132,6 +133,34 @@ def normflows(kind: str) -> Contender:
     return Contender(flow, flow.log_prob, flow.log_prob, flow.sample)
 
 
+class Products:
+    """What every library has to multiply in a pass of an affine flow."""
+
+    def __init__(self, kind: str) -> None:
+        ins = DIMS // 2 if kind == "realnvp" else DIMS
+        sizes = (ins, *HIDDEN, 2 * (DIMS - ins or DIMS))
+        if kind == "realnvp":  # the inverse of masked maps takes other products
+            self.draw = self.score
+        self.weights = [torch.randn(b, a) / a**0.5 for a, b in pairwise(sizes)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        hidden = [x[:, : self.weights[0].shape[1]]]
+        for w in self.weights:
+            hidden.append(hidden[-1] @ w.T)
+        return hidden
+
+    def train(self, x: Tensor, steps: int) -> None:
+        """Forwards, and to the gradients of weights and of inputs."""
+        for _ in range(steps * LAYERS):
+            *hidden, gradient = self.forward(x)
+            for w, h in zip(reversed(self.weights), reversed(hidden), strict=True):
+                _, gradient = gradient.T @ h, gradient @ w
+
+    def score(self, x: Tensor, steps: int) -> None:
+        for _ in range(steps * LAYERS):
+            self.forward(x)
+
+
 def main(kinds: list[str]) -> None:
     torch.set_num_threads(THREADS)
     x = torch.randn(BATCH, DIMS, generator=torch.Generator().manual_seed(0))
@@ -141,12 +170,16 @@ def main(kinds: list[str]) -> None:
         makers = (
             (polymode, zuko, nflows, normflows) if kind in ("realnvp", "nsf by coupling") else (polymode, zuko, nflows)
         )
-        contenders = {make.__name__: make(kind) for make in makers}
+        contenders: dict[str, Any] = {make.__name__: make(kind) for make in makers}
+        if kind in ("realnvp", "maf"):
+            contenders["bare products"] = Products(kind)
         protocol = f"{kind}, D {DIMS}, {LAYERS} layers, 128x128, batch {BATCH}, float32, {THREADS} threads, AdamW"
         for metric, verb, count in zip(
             ("training step", "log_prob", "sampling"), ("train", "score", "draw"), steps, strict=True
         ):
-            work = {n: lambda c=c, v=verb, k=count: getattr(c, v)(x, k) for n, c in contenders.items()}
+            work = {
+                n: lambda c=c, v=verb, k=count: getattr(c, v)(x, k) for n, c in contenders.items() if hasattr(c, verb)
+            }
             seconds = alternate(work, rounds=SLOW_ROUNDS if count == 1 else ROUNDS)
             for peer, (median, least, most) in ratios(seconds, "polymode").items():
                 print(f"{kind}, {metric}: {peer} takes {median:.2f} times as long (rounds {least:.2f} to {most:.2f})")

@@ -1,35 +1,40 @@
-"""RBM training: persistent contrastive divergence here against scikit-learn's BernoulliRBM, same sizes, same chains.
+"""RBM training: persistent contrastive divergence here against scikit-learn's and learnergy's machines of one size.
 
-All see 10,000 binary 28x28 images in batches of 100 with 256 hidden units, 100 chains and one sweep a step. A round
-is `EPOCHS` epochs; rounds alternate in one process and go on from the round before, so that after the last round all
-have seen the same number of images; the pseudo-likelihood of each is then computed by one function, in float64.
-scikit-learn runs in float64, which is what it gives a user of plain numpy arrays, and in float32. Both are plain SGD:
-its rate is the best of 0.03, 0.1 and 0.3 for it, ours the model's default. The trainer starts afresh in each round,
-so it is in the times and not in the likelihoods. Then Gibbs sweeps of 100 chains of both, and annealed importance
-sampling of 100 chains over 10,000 temperatures, which has no peer there.
+All see 10,000 binary 28x28 images in batches of 100 with 256 hidden units and one sweep a step, from 100 persistent
+chains here and in scikit-learn, from the batch (CD-1) in learnergy. Each runs in a process of its own with two threads
+and goes on from epoch to epoch; rounds alternate. scikit-learn runs in float64, which is what it gives a user of plain
+numpy arrays, and in float32. All are plain SGD: the peers' rate is the best of 0.03, 0.1 and 0.3 for scikit-learn and
+learnergy's default, ours the model's own. "bare products" multiplies what a step has to, and nothing else. Then Gibbs
+sweeps of 100 chains, and annealed importance sampling of 100 chains over 10,000 temperatures, which has no peer there.
+The likelihood on held-out images of each after ten epochs, ours by its trainer, has log Z from annealed importance
+sampling that begins at the images' base rates.
 
     python -m benchmarks.rbm
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
 import polymode as pm
-from benchmarks._side_by_side import alternate, measurement, ratios, save
+from benchmarks._side_by_side import alternate, apart, measurement, ratios, save
 from polymode.core import spec as specs
 from polymode.data.dataset import DataSet, Split
 from polymode.models.boltzmann.rbm import RBM
 
-IMAGES, BATCH, HIDDEN, EPOCHS, ROUNDS, RATE = 10_000, 100, 256, 1, 10, 0.1
-SWEEPS, TEMPERATURES = 100, 10_000
+IMAGES, BATCH, HIDDEN, EPOCHS, ROUNDS, RATE, THREADS = 10_000, 100, 256, 1, 9, 0.1, 2
+SWEEPS, TEMPERATURES, LEARNED = 100, 10_000, 10
+SPEC = specs.image(1, 28, 28, levels=2)
 
 
+@cache
 def images() -> tuple[torch.Tensor, torch.Tensor, str]:
     """Training and held-out binary images and their name: MNIST binarised where it is found, otherwise noise."""
     try:
@@ -45,7 +50,7 @@ class BareLoop:
 
     def __init__(self, x: torch.Tensor) -> None:
         self.x, self.g = x, torch.Generator().manual_seed(0)
-        self.model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), seed=0, hidden=HIDDEN, chains=BATCH)
+        self.model: RBM = pm.create("rbm", SPEC, seed=0, hidden=HIDDEN, chains=BATCH)
         self.model.prepare(x[:BATCH], None, self.g)
         (self.phase,) = self.model.phases()
         rate = self.model.defaults.learning_rate
@@ -74,33 +79,72 @@ class Peer:
                 self.machine.partial_fit(self.x[start : start + BATCH])
 
     def as_ours(self) -> RBM:
-        """Our machine with its weights; biases are those of centred units, here around 1/2 everywhere."""
-        model: RBM = pm.create("rbm", specs.image(1, 28, 28, levels=2), hidden=HIDDEN).double()
+        """Our machine with its weights."""
         machine = self.machine
-        w, b, c = (
-            torch.from_numpy(np.ascontiguousarray(value)).double()
-            for value in (machine.components_, machine.intercept_visible_, machine.intercept_hidden_)
-        )
-        with torch.no_grad():
-            for p, value in zip(model.parameters(), (w, b + w.sum(0) / 2, c + w.sum(1) / 2), strict=True):
-                p.copy_(value)
-        return model
+        return translated(self.x, machine.components_, machine.intercept_visible_, machine.intercept_hidden_)
 
 
-def trainer_round(x: torch.Tensor, held_out: torch.Tensor) -> None:
-    """Our trainer as a user calls it."""
-    model = pm.create("rbm", specs.image(1, 28, 28, levels=2), seed=0, hidden=HIDDEN, chains=BATCH)
-    data = DataSet("images", model.spec, Split(x), Split(held_out), Split(held_out))
-    pm.fit(model, data, epochs=EPOCHS, batch_size=BATCH)
+class Learnergy:
+    """learnergy's machine, by its own `fit`."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        from learnergy.models.bernoulli import RBM as Machine
+
+        logging.getLogger("learnergy").setLevel(logging.ERROR)
+        self.x = x.flatten(1).float()
+        self.machine = Machine(n_visible=self.x.shape[1], n_hidden=HIDDEN, steps=1, learning_rate=RATE)
+
+    def __call__(self) -> None:
+        rows = torch.utils.data.TensorDataset(self.x, torch.zeros(len(self.x)))
+        self.machine.fit(rows, batch_size=BATCH, epochs=EPOCHS)
+
+    def as_ours(self) -> RBM:
+        """Our machine with its weights."""
+        machine = self.machine
+        return translated(self.x.numpy(), *(p.detach().numpy() for p in (machine.W.T, machine.a, machine.b)))
 
 
-def pseudo_likelihood(model: RBM, x: torch.Tensor) -> float:
-    """Mean nats an image."""
-    return float(model.double().pseudo_log_likelihood(x).mean())
+def translated(x: np.ndarray, weight: np.ndarray, visible: np.ndarray, hidden: np.ndarray) -> RBM:
+    """Our machine, whose units are centred, with the energy -v b - h c - h W v of another."""
+    model: RBM = pm.create("rbm", SPEC, hidden=HIDDEN).double()
+    model.prepare(torch.from_numpy(x).view(-1, *SPEC.shape).to(torch.uint8), None, torch.Generator())
+    w, b, c = (torch.from_numpy(np.ascontiguousarray(value)).double() for value in (weight, visible, hidden))
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), (w, b + w.sum(0) / 2, c + w @ model.mean), strict=True):
+            p.copy_(value)
+    return model.eval()
+
+
+def products(x: torch.Tensor) -> Callable[[], object]:
+    """The five products of an epoch's steps: of data and of chains to hidden units, the way back, two gradients."""
+    v, h, w = x[:BATCH].flatten(1).float(), torch.rand(BATCH, HIDDEN), torch.rand(HIDDEN, x[0].numel())
+
+    def work() -> None:
+        for _ in range(EPOCHS * len(x) // BATCH):
+            v @ w.T, h @ w, v @ w.T, h.T @ v, h.T @ v
+
+    return work
+
+
+def trained(epochs: int) -> RBM:
+    """A machine from our trainer as a user calls it."""
+    x, held_out, _ = images()
+    data = DataSet("images", SPEC, Split(x), Split(held_out), Split(held_out))
+    model: RBM = pm.create("rbm", SPEC, seed=0, hidden=HIDDEN, chains=BATCH)
+    pm.fit(model, data, epochs=epochs, batch_size=BATCH)
+    return model.eval()
+
+
+def likelihood(model: RBM, x: torch.Tensor) -> tuple[float, float]:
+    """Mean nats an image, and the standard error of log Z."""
+    log_z, error = model.double().log_partition(method="ais", temperatures=TEMPERATURES, chains=100, seed=0)
+    with torch.no_grad():
+        return float(-model.free_energy(model.units.encode(x), model.fields(None)).mean()) - log_z, error
 
 
 def sweeps(model: RBM) -> Callable[[], object]:
     """`SWEEPS` sweeps of `BATCH` chains of ours."""
+    model.eval()
     fields, g = model.fields(None), torch.Generator().manual_seed(0)
 
     @torch.no_grad()
@@ -128,49 +172,67 @@ def annealing(model: RBM) -> float:
     return time.perf_counter() - start
 
 
+CONTENDERS: dict[str, Callable[[torch.Tensor], Callable[[], object]]] = {
+    "polymode": BareLoop, "polymode with trainer": lambda x: lambda: trained(EPOCHS),
+    "scikit-learn float64": lambda x: Peer(x, np.float64), "scikit-learn float32": lambda x: Peer(x, np.float32),
+    "learnergy": Learnergy, "bare products": products,
+}  # fmt: skip
+
+
+@cache
+def contender(name: str) -> Any:
+    """One of them, made once in its process."""
+    return CONTENDERS[name](images()[0])
+
+
+@cache
+def sweeper(name: str) -> Callable[[], object]:
+    return sweeps(contender(name).model) if name == "polymode" else peer_sweeps(contender(name))
+
+
+def epoch(name: str) -> None:
+    contender(name)()
+
+
+def sweep(name: str) -> None:
+    sweeper(name)()
+
+
 def main() -> None:
-    x, held_out, name = images()
-    bare, double, single = BareLoop(x), Peer(x, np.float64), Peer(x, np.float32)
-    work = {"polymode": bare, "polymode with trainer": lambda: trainer_round(x, held_out),
-            "scikit-learn float64": double, "scikit-learn float32": single}  # fmt: skip
-    seconds = alternate(work, rounds=ROUNDS - 1)
-    protocol = f"{EPOCHS} epoch of {IMAGES} {name} images, batch {BATCH}, 784-{HIDDEN}, PCD-1, {BATCH} chains"
+    torch.set_num_threads(THREADS)
+    _, held_out, name = images()
     entries: list[dict[str, Any]] = []
-    for ours in ("polymode", "polymode with trainer"):
-        for theirs, (median, least, most) in ratios(seconds, ours).items():
-            if theirs.startswith("scikit"):
-                print(f"{theirs} takes {median:.2f} times as long as {ours} (rounds {least:.2f} to {most:.2f})")
-                entries.append(
-                    measurement("bench_rbm", "rbm", f"rbm epoch time, {theirs} / {ours}", median, protocol,
-                                data=name, n=len(seconds[ours]), least=least, most=most)
-                )  # fmt: skip
-    chains = {"polymode": sweeps(bare.model.eval()), "scikit-learn float64": peer_sweeps(double),
-              "scikit-learn float32": peer_sweeps(single)}  # fmt: skip
-    times = alternate(chains, rounds=5)
-    for theirs, (median, least, most) in ratios(times, "polymode").items():
-        if theirs.startswith("scikit"):
-            print(f"{theirs} takes {median:.2f} times as long for a sweep (rounds {least:.2f} to {most:.2f})")
-            entries.append(
-                measurement("bench_rbm", "rbm", f"Gibbs sweep time, {theirs} / polymode", median,
-                            f"{SWEEPS} sweeps of {BATCH} chains, 784-{HIDDEN}",
-                            data=name, n=len(times["polymode"]), least=least, most=most)
-            )  # fmt: skip
-    seconds_annealing = annealing(bare.model)
-    print(f"annealed importance sampling of 100 chains x {TEMPERATURES:,} temperatures: {seconds_annealing:.1f} s")
-    entries.append(
-        measurement("bench_rbm", "rbm", "AIS seconds", seconds_annealing,
-                    f"100 chains x {TEMPERATURES:,} temperatures, 784-{HIDDEN}", data=name, n=1)
-    )  # fmt: skip
-    rows = held_out[:500]
-    for who, model in {"polymode": bare.model, "scikit-learn float64": double.as_ours(),
-                       "scikit-learn float32": single.as_ours()}.items():  # fmt: skip
-        value = pseudo_likelihood(model, rows)
-        print(f"pseudo-likelihood after {EPOCHS * ROUNDS} epochs, {who}: {value:.2f} nats")
-        entries.append(
-            measurement("bench_rbm", "rbm", f"pseudo-likelihood, {who}", value,
-                        f"nats an image after {EPOCHS * ROUNDS} epochs, exact sum over pixels, {protocol}",
-                        data=name, n=len(rows), kind="pseudo-likelihood", split="test")
-        )  # fmt: skip
+
+    def tell(metric: str, value: float, how: str, **more: Any) -> None:
+        span = f" (rounds {more['least']:.2f} to {more['most']:.2f})" if "least" in more else ""
+        print(f"{metric}: {value:.2f}{span}", flush=True)
+        entries.append(measurement("bench_rbm", "rbm", metric, value, how, data=name, **more))
+
+    def compare(work: Callable[[str], None], names: Sequence[str], metric: str, how: str) -> None:
+        """Everyone's times over ours, and over those of our trainer where it takes part."""
+        with apart({who: partial(work, who) for who in names}, threads=THREADS) as turns:
+            times = alternate(turns, rounds=ROUNDS)
+        for ours in (who for who in names if who.startswith("polymode")):
+            for theirs, (median, least, most) in ratios(times, ours).items():
+                if not theirs.startswith("polymode"):
+                    tell(f"{metric}, {theirs} / {ours}", median, how, n=ROUNDS, least=least, most=most)
+
+    sizes = f"784-{HIDDEN}, {THREADS} threads"
+    protocol = f"{EPOCHS} epoch of {IMAGES} {name} images, batch {BATCH}, one sweep a step, {sizes}"
+    compare(epoch, list(CONTENDERS), "rbm epoch time", protocol)
+    samplers = ("polymode", "scikit-learn float64", "scikit-learn float32")
+    compare(sweep, samplers, "Gibbs sweep time", f"{SWEEPS} sweeps of {BATCH} chains, {sizes}")
+    model, annealed = trained(LEARNED), f"100 chains x {TEMPERATURES:,} temperatures"
+    tell("AIS seconds", annealing(model), f"{annealed}, {sizes}", n=1)
+    found = {"polymode with trainer": model}
+    for who in ("scikit-learn float64", "learnergy"):
+        for _ in range(LEARNED // EPOCHS):
+            epoch(who)
+        found[who] = contender(who).as_ours()
+    for who, machine in found.items():
+        value, error = likelihood(machine, held_out)
+        tell(f"log-likelihood, {who}", value, f"nats an image after {LEARNED} epochs, log Z by AIS, {annealed}, "
+             f"standard error {error:.2f}; {protocol}", n=len(held_out), kind="estimate", split="test")  # fmt: skip
     save("bench_rbm", entries)
 
 

@@ -37,6 +37,23 @@ RECIPES: tuple[Recipe, ...] = (
         Measure(num_samples=1),
     ), settings={"hidden": (500, 500), "mean_field_rounds": 5}, training={"epochs": 80, "validate_every": 0},
         cost="35 min, one core"),
+    # what layers that saw no label are worth to a classifier of a hundred
+    *(Recipe(f"dbn_{name}", "dbn", data, (
+        Measure("pretraining", "pretraining gain", aim=0.0, better="higher"),
+        Measure("pretraining", "accuracy, pretrained", better="higher"),
+        Measure("pretraining", "accuracy, random start", better="higher"),
+    ), settings={"hidden": (width,) * 3}, reading=reading, training={"steps": steps, "validate_every": 0},
+        condition="none", cost=cost)
+      for name, data, reading, width, steps, cost in (
+          ("digits", "digits", {}, 200, 2400, "1 min, one core"),
+          ("mnist_labels", "mnist", {"levels": 2}, 300, 9000, "3 min, one core"),
+      )),
+    # pictures and their keywords, each found by the other, in multiples of the prior
+    *(Recipe(f"{model}_emoji", model, "emoji_keywords", (
+        Measure("retrieval", "retrieval of conditions", aim=2.0, better="higher"),
+        Measure("retrieval", "retrieval of data", aim=2.0, better="higher"),
+    ), settings=settings, training={"steps": steps, "learning_rate": 0.1, "validate_every": 0}, cost="1 min, one core")
+      for model, settings, steps in (("multimodal_rbm", {"hidden": 128}, 500), ("multimodal_dbm", {}, 2000))),
     Recipe("grbm_8gaussians", "grbm", "8gaussians", (Measure("density_kl"), Measure()),
            settings={"hidden": 16, "chains": 500, "k": 3},
            training={"steps": 4000, "batch_size": 500, "learning_rate": 0.03}, cost="1 min, one core"),

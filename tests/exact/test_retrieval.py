@@ -15,8 +15,8 @@ from polymode.core.spec import Spec
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.store import status
-from polymode.tasks.pretraining import beginning, learn, pretraining_gain
-from polymode.tasks.retrieval import average_precision, chance, pair_recall, retrieval
+from polymode.evaluate.metrics.pretraining import beginning, learn, pretraining_gain
+from polymode.evaluate.metrics.retrieval import average_precision, chance, pair_recall, retrieval
 
 EMOJI = status(BY_NAME["emoji"]).startswith("found")
 BITS = Spec("vector", (4,), specs.Binary())

@@ -12,8 +12,8 @@ import polymode.core.spec as specs
 from polymode.data.dataset import DataSet, Split
 from polymode.data.index import BY_NAME
 from polymode.data.store import status
-from polymode.tasks.pretraining import pretraining_gain
-from polymode.tasks.retrieval import average_precision, retrieval, symbols_in
+from polymode.evaluate.metrics.pretraining import pretraining_gain
+from polymode.evaluate.metrics.retrieval import average_precision, retrieval, symbols_in
 from tests.learning.test_boltzmann import bars_and_stripes
 
 EMOJI = status(BY_NAME["emoji"]).startswith("found")

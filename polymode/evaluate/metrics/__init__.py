@@ -19,6 +19,8 @@
     factors        the data set knows what made its rows
     latents        the model has a code for every datum
     classifies     the model tells classes apart by a network of its own
+    initialises    the model has a network that a classifier can begin from
+    associates     the model is one of data and conditions together
     train          it compares with training rows, so real training rows are no ceiling for it
 """
 
@@ -28,7 +30,15 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from polymode.core.capabilities import Classifies, HasCodes, HasConditionals, HasLatents, HasPosterior
+from polymode.core.capabilities import (
+    Associates,
+    Classifies,
+    HasCodes,
+    HasConditionals,
+    HasLatents,
+    HasPosterior,
+    Initialises,
+)
 from polymode.core.condition import ConditionSpec
 from polymode.core.errors import PolymodeError, nearest
 from polymode.core.rolls import is_music
@@ -137,6 +147,10 @@ METRICS: tuple[Metric, ...] = (
            "Burda et al. 2016, arXiv:1509.00519; Cremer et al. 2018, arXiv:1801.03558", on_request=True),
     Metric("labels", "labels", "accuracy", "higher", ("model", "labels", "classifies"), 2, "recognised",
            "Kingma et al. 2014, arXiv:1406.5298"),
+    Metric("pretraining", "pretraining", "pretraining gain", "higher", ("model", "initialises"), 2, "labels",
+           "Hinton, Osindero and Teh 2006, Neural Computation 18", on_request=True),
+    Metric("retrieval", "retrieval", "retrieval of conditions", "higher", ("model", "associates"), 2, "speed",
+           "Srivastava and Salakhutdinov 2012, NIPS", on_request=True),
     Metric("gap", "gap", "train/test gap", "lower", ("likelihood", "model"), 8, "memorisation", ""),
     Metric("speed", "speed", "samples/s", "higher", ("model",), 1, "", ""),
 )  # fmt: skip
@@ -174,6 +188,8 @@ def applicable(comparison: Comparison, names: Iterable[str] | None) -> list[Metr
         "factors": bool(data.factors),
         "latents": isinstance(comparison.model, HasLatents),
         "classifies": isinstance(comparison.model, Classifies),
+        "initialises": isinstance(comparison.model, Initialises),
+        "associates": isinstance(comparison.model, Associates),
         "train": comparison.model is not None,
     }
     return [

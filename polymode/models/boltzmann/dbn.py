@@ -15,7 +15,7 @@ raises the likelihood of v_l raises the bound. That takes bits below and as many
 `fine_tune` adds a stage of the up-down algorithm (contrastive wake-sleep, appendix B): recognition weights of their
 own, which learn to undo what the model dreams, while generative ones learn from what is recognised.
 A label moves the biases of the top machine. `DBN._weights` is what the bound is the mean of, `network` the layers
-upwards, for a classifier to begin from (`polymode.tasks.pretraining`).
+upwards, for a classifier to begin from (`polymode.evaluate.metrics.pretraining`).
 Deviation: machines are centred and keep persistent chains (see `rbm`), where the paper takes contrastive divergence.
 
 Likelihood: a lower bound where log Z is a sum (16 units in a layer of the top machine, or fewer). Else log Z is

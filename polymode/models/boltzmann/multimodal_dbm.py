@@ -10,7 +10,7 @@ Deviation: all layers are trained at once, centred, in place of greedy pretraini
 keywords are bits, not counts.
 
 Likelihood: a bound on log p*(x | c) by mean field and samples of j, with log Z(c) by annealing: an estimate. Sampling:
-Gibbs sweeps with the condition clamped. Retrieval: `polymode.tasks.retrieval`.
+Gibbs sweeps with the condition clamped. Retrieval: `polymode.evaluate.metrics.retrieval`.
 Expected: behind multimodal_rbm in retrieval on a set as small as emoji; sums over every state in
 tests/exact/test_deep_boltzmann.py.
 """

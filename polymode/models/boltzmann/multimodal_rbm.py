@@ -10,7 +10,7 @@ All of it is `_modalities`, of three layers: x, h, c. Classes are predicted exac
 by the mean field of c and h given x.
 
 Likelihood: log p(x | c), with log Z(c) of every distinct condition by enumeration or annealing. Sampling: Gibbs sweeps
-with the condition clamped. Retrieval: `polymode.tasks.retrieval`.
+with the condition clamped. Retrieval: `polymode.evaluate.metrics.retrieval`.
 Expected: keywords of emoji and emoji of keywords at more than twice the prior; tests/learning/test_deep_boltzmann.py.
 """
 
