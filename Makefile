@@ -42,7 +42,8 @@ lint: .venv/.dev
 
 .venv/.bench: .venv/.dev
 	$(PIP) -e '.[bench]'
-	$(PIP) --no-deps torch-fidelity clean-fid prdc learnergy  # their requirements would bring another torch
+	# their requirements would bring another torch
+	$(PIP) --no-deps torch-fidelity clean-fid prdc learnergy denoising-diffusion-pytorch ema-pytorch
 	touch $@
 
 clean:

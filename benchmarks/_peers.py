@@ -1,7 +1,7 @@
-"""Functions of torch-fidelity and clean-fid that take features, for the benchmark and for the golden tests.
+"""Functions of torch-fidelity and clean-fid that take features, and networks of denoising-diffusion-pytorch.
 
-Both packages import torchvision, which has no build for every torch. Where it is absent an empty module stands in for
-it while they are used: what takes features needs nothing of it.
+The packages import torchvision, which has no build for every torch. Where it is absent an empty module stands in for
+it while they are used: what takes features, and networks, need nothing of it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ DATASETS = ("CIFAR10", "CIFAR100", "STL10")
 
 
 @contextmanager
-def torch_fidelity() -> Iterator[dict[str, ModuleType]]:
-    """Its metric modules by name; afterwards neither they nor the stand-in are left behind."""
-    parts = ("", ".datasets", ".transforms", ".transforms.functional")
+def without_torchvision(package: str) -> Iterator[None]:
+    """An empty torchvision where there is none; afterwards neither it nor the package is left behind."""
+    parts = ("", ".datasets", ".transforms", ".transforms.functional", ".utils")
     added = [] if importlib.util.find_spec("torchvision") else [f"torchvision{part}" for part in parts]
     for name in added:
         sys.modules[name] = types.ModuleType(name)
@@ -35,10 +35,17 @@ def torch_fidelity() -> Iterator[dict[str, ModuleType]]:
     for name in DATASETS if added else ():
         setattr(sys.modules["torchvision.datasets"], name, type(name, (), {}))
     try:
-        yield {n: importlib.import_module(f"torch_fidelity.metric_{n}") for n in ("fid", "kid", "isc", "prc")}
+        yield
     finally:
-        for name in [*added, *(n for n in sys.modules if n.split(".")[0] == "torch_fidelity")]:
+        for name in [*added, *(n for n in sys.modules if n.split(".")[0] == package)]:
             sys.modules.pop(name, None)
+
+
+@contextmanager
+def torch_fidelity() -> Iterator[dict[str, ModuleType]]:
+    """Its metric modules by name."""
+    with without_torchvision("torch_fidelity"):
+        yield {n: importlib.import_module(f"torch_fidelity.metric_{n}") for n in ("fid", "kid", "isc", "prc")}
 
 
 def clean_fid_distance() -> Any:

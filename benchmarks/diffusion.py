@@ -1,8 +1,10 @@
-"""Diffusion training: polymode's U-Net against diffusers' of the same size, by the step and by the loss reached.
+"""Diffusion at 32x32: training and sampling beside diffusers' U-Net, training beside denoising-diffusion-pytorch's.
 
-Both see the same images, loss (eps on the linear schedule), optimiser and noise. `step` alternates single training
-steps; `time to loss` trains each for the same seconds in alternating turns, with the validation loss taken on fixed
-noise between turns and outside the clock, and compares the time each needs to the worse of their best losses.
+All see the same images, loss (eps on the linear schedule), optimiser and noise. `step` alternates single training
+steps of networks of one size. `time to loss` trains ours and diffusers' for the same seconds in alternating turns, with
+the validation loss taken on fixed noise between turns and outside the clock, and compares the time each needs to the
+worse of their best losses. `sampling` then draws from both as they were left: 50 steps of DDIM by diffusers' own
+scheduler, and few steps of DPM-Solver++ through our model, held to the KID of each against test images.
 
     python -m benchmarks.diffusion
 """
@@ -11,31 +13,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import polymode as pm
+from benchmarks._peers import without_torchvision
 from benchmarks._side_by_side import alternate, measurement, ratios, save
-from polymode.parts.nn.unet import UNet
+from polymode.core import spec as specs
+from polymode.data.dataset import DataSet, Split
+from polymode.evaluate import Evaluator
+from polymode.evaluate.comparison import Comparison
 from polymode.parts.processes.gaussian import Steps
 
-BATCH, SIDE, TURN, TURNS = 32, 32, 10.0, 9
+BATCH, SIDE, TURN, TURNS, STEP_ROUNDS = 32, 32, 10.0, 9, 25
+#: of sampling
+DDIM_STEPS, FEW_STEPS, DRAWN = 50, 12, 500
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
-def images(n: int) -> Tensor:
-    """MNIST digits padded to 32x32 and scaled to [-1, 1]; drawn rectangles where it is not found."""
-    try:
-        x = pm.data.load("mnist").train.x[:n].float() / 127.5 - 1
-        return F.pad(x, (2, 2, 2, 2), value=-1.0)
-    except pm.PolymodeError:
-        corners = torch.randint(4, 28, (n, 2, 2, 1, 1), generator=torch.Generator().manual_seed(0))
-        at = torch.arange(SIDE)
-        (top, bottom), (left, right) = (corners[:, i].sort(1).values.unbind(1) for i in (0, 1))
-        inside = (at.view(-1, 1) >= top) & (at.view(-1, 1) <= bottom) & (at >= left) & (at <= right)
-        return (2.0 * inside - 1).view(n, 1, SIDE, SIDE)
+def images() -> DataSet:
+    """MNIST digits padded to 32x32."""
+    data = pm.data.load("mnist")
+
+    def padded(split: Split, n: int) -> Split:
+        assert split.condition is not None
+        return Split(F.pad(split.x[:n], (2, 2, 2, 2)), split.condition[:n])
+
+    splits = padded(data.train, 20_000), padded(data.valid, 256), padded(data.test, DRAWN)
+    return DataSet("mnist at 32x32", specs.image(1, SIDE, SIDE), *splits, data.condition_spec, source=data.source)
+
+
+def scaled(split: Split) -> Tensor:
+    """Levels as numbers from -1 to 1."""
+    return split.x.float() / 127.5 - 1
 
 
 class Learner:
@@ -84,38 +97,85 @@ class Learner:
         return before[0]
 
 
-def learners() -> dict[str, Learner]:
+def learners(data: DataSet) -> tuple[pm.DDPM, dict[str, Learner]]:
+    """Our model, and each network of about its size."""
     from diffusers import UNet2DModel
 
-    x = images(20_256)
-    x, valid = x[:20_000], x[20_000:]
+    with without_torchvision("denoising_diffusion_pytorch"):
+        from denoising_diffusion_pytorch import Unet
+    x, valid = scaled(data.train), scaled(data.valid)
     torch.manual_seed(0)
-    ours = UNet(1, widths=(32, 64, 96))
+    model = pm.create("ddpm", data.spec, seed=0, prediction="eps", schedule="linear", widths=(32, 64, 96))
     theirs = UNet2DModel(
         sample_size=SIDE, in_channels=1, out_channels=1, block_out_channels=(16, 32, 64), layers_per_block=1,
         norm_num_groups=8, attention_head_dim=16,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    return {
-        "polymode": Learner(ours, ours, x, valid),
+    lucid = Unet(dim=16, dim_mults=(1, 2, 4), channels=1)
+    return model, {
+        "polymode": Learner(model.network, lambda xt, t: model.network(xt, t, None).view_as(xt), x, valid),
         "diffusers": Learner(theirs, lambda xt, t: theirs(xt, 1000 * t).sample, x, valid),
+        "denoising-diffusion-pytorch": Learner(lucid, lambda xt, t: lucid(xt, 1000 * t), x, valid),
     }
+
+
+@torch.no_grad()
+def ddim(net: nn.Module, n: int) -> Tensor:
+    """Levels (n, 1, 32, 32) drawn by diffusers' own scheduler."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=True)
+    scheduler.set_timesteps(DDIM_STEPS)
+    x = torch.randn(n, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(x, t).sample, t, x).prev_sample
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def sampling(model: pm.DDPM, theirs: nn.Module, data: DataSet, protocol: str) -> list[dict[str, Any]]:
+    """Samples of both at equal quality: images a second, and KID."""
+    draw = {
+        "polymode": lambda n: model.sample(n, seed=0, sampler="dpmpp_2m", steps=FEW_STEPS),
+        "diffusers": lambda n: ddim(theirs, n),
+    }
+    seconds = alternate({name: lambda d=d: d(64) for name, d in draw.items()}, rounds=5)
+    median, least, most = ratios(seconds, "polymode")["diffusers"]
+    how = f"64 at a time, {FEW_STEPS} steps of DPM-Solver++(2M) against {DDIM_STEPS} of DDIM; {protocol}"
+    print(f"an image of diffusers takes {median:.2f} times as long (rounds {least:.2f} to {most:.2f})")
+    entries = [
+        measurement("bench_diffusion", "ddpm", "time of an image, diffusers / polymode", median, how, data="mnist", n=5,
+                    least=least, most=most)
+    ]  # fmt: skip
+    evaluator = Evaluator(data, n=DRAWN, seed=0, metrics=["kid"], ceiling=False)
+    for name, one in draw.items():
+        samples = one(DRAWN)
+        (found,) = evaluator.measure(Comparison(evaluator.reference, samples))
+        print(f"{name}: {found.metric} {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
+        entries.append(
+            measurement("bench_diffusion", "ddpm", f"KID, {name}", found.value, f"{found.protocol}; {how}",
+                        data="mnist", n=found.n, kind="sample metric", features=found.features, low=found.low,
+                        high=found.high)
+        )  # fmt: skip
+    return entries
 
 
 def main() -> None:
     torch.set_num_threads(2)
-    both = learners()
-    sizes = {name: sum(p.numel() for p in one.net.parameters()) for name, one in both.items()}
-    protocol = f"batch {BATCH} of 1x32x32, {sizes['polymode']} and {sizes['diffusers']} parameters, 2 threads"
-    seconds = alternate({name: one.step for name, one in both.items()}, rounds=9)
-    median, least, most = ratios(seconds, "polymode")["diffusers"]
-    print(f"a step of diffusers takes {median:.2f} times as long (rounds {least:.2f} to {most:.2f}); {protocol}")
-    entries = [
-        measurement("bench_diffusion", "ddpm", "training step time, diffusers / polymode", median, protocol,
-                    n=9, least=least, most=most)
-    ]  # fmt: skip
-    both = learners()
+    data = images()
+    _, contenders = learners(data)
+    sizes = {name: sum(p.numel() for p in one.net.parameters()) for name, one in contenders.items()}
+    protocol = f"batch {BATCH} of 1x32x32, {' and '.join(map(str, sizes.values()))} parameters, 2 threads"
+    seconds = alternate({name: one.step for name, one in contenders.items()}, rounds=STEP_ROUNDS)
+    entries = []
+    for name, (median, least, most) in ratios(seconds, "polymode").items():
+        print(f"a step of {name} takes {median:.2f} times as long (rounds {least:.2f} to {most:.2f}); {protocol}")
+        entries.append(
+            measurement("bench_diffusion", "ddpm", f"training step time, {name} / polymode", median, protocol,
+                        n=STEP_ROUNDS, least=least, most=most)
+        )  # fmt: skip
+    model, contenders = learners(data)
+    both = {name: contenders[name] for name in ("polymode", "diffusers")}
     for _ in range(TURNS):
         for one in both.values():
             one.turn()
@@ -128,6 +188,7 @@ def main() -> None:
                     f"eps loss on fixed noise, goal {goal:.4f}, AdamW 1e-3; {protocol}", data="mnist",
                     n=len(both["polymode"].held_out[0]), curves={name: one.curve for name, one in both.items()})
     )  # fmt: skip
+    entries += sampling(model.eval(), both["diffusers"].net.eval(), data, protocol)
     save("bench_diffusion", entries)
 
 

@@ -96,8 +96,17 @@ def tab(page, name: str) -> None:
 
 
 def choose(page, element: str, value: str) -> None:
-    page.fill(f"#{element} input", value)
-    page.keyboard.press("Enter")
+    """Type and take the first that is listed, again where a page that was still loading put the old choice back."""
+    box, listed = page.locator(f"#{element} input"), page.locator(f"#{element} [role=option]").first
+    for _ in range(5):
+        box.fill(value)
+        listed.wait_for()
+        box.press("Enter")
+        listed.wait_for(state="hidden")
+        page.wait_for_timeout(200)
+        if value in box.input_value():
+            return
+    raise AssertionError(f"#{element} is {box.input_value()!r} and not {value!r}")
 
 
 def test_a_histogram_is_learned_and_its_divergence_is_read(page):
