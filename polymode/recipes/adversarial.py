@@ -19,6 +19,12 @@ def _enlarged(aim: float | None = None) -> tuple[Measure, ...]:
 
 
 RECIPES: tuple[Recipe, ...] = (
+    # every mode of the ring
+    *(Recipe(f"{model}_8gaussians", model, "8gaussians", (
+        Measure("modes", "modes hit", n=2000, aim=8, better="higher"),
+        Measure("modes", "high quality", n=2000, aim=0.9, better="higher"),
+    ), training={"steps": 2000, "validate_every": 0}, seeds=5, cost=cost)
+      for model, cost in (("gan", "20 s, one core"), ("wgan_gp", "1 min, one core"))),
     # five groups of emoji by name; truncation is to trade recall for precision
     Recipe("biggan_emoji", "biggan", "emoji", (
         Measure("recognised", n=500, aim=0.6, better="higher"),
