@@ -88,7 +88,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cdbn": {"filters": (4, 6), "kernel": (2, 2), "pool": (1, 2), "chains": 20},
     "ebm": {"hidden": (16, 16), "chains": 64, "chain_steps": 3},
     "dbn": {"hidden": (8, 6), "chains": 16},
-    "dbm": {"hidden": (8, 6), "chains": 16, "pretrain": True, "k": 1},
+    "dbm": {"hidden": (8, 6), "chains": 16, "pretrain": "pairs", "k": 1},
     # the class of the tests' tokens is in a place of theirs
     "multimodal_rbm": {"hidden": 8, "chains": 16, "tokens_as": "places"},
     "multimodal_dbm": {"hidden": 8, "joint": 6, "hidden_condition": 6, "chains": 16, "tokens_as": "places"},

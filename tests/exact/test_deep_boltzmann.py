@@ -352,16 +352,19 @@ def test_completions_of_a_deep_machine_are_its_conditional():
 
 
 @on_both
-@pytest.mark.parametrize("pair", [0, 1, 2])
-def test_pairs_see_two_copies_of_what_lacks_a_neighbour(spec, pair):
+@pytest.mark.parametrize(
+    ("pretrain", "pair", "copies"),
+    [("pairs", 0, (2, 1, 1)), ("pairs", 1, (1, 1, 2)), ("pairs", 2, (1, 2, 1)), ("lowest", 0, (1, 1, 1))],
+)
+def test_pairs_see_two_copies_of_what_lacks_a_neighbour(spec, pretrain, pair, copies):
     """The gradient of a pair is that of the machine with copies, all of whose states are summed."""
-    model = shaken(DBM(spec, hidden=(2, 2, 2), pretrain=True, chains=2000), size=0.5)
+    model = shaken(DBM(spec, hidden=(2, 2, 2), pretrain=pretrain, chains=2000), size=0.5)
     model.train()
     with torch.no_grad():
         model.begun.fill_(pair)
         state = getattr(model, f"pair_state_{pair}")
     down, up, factor = model.copies(pair)
-    assert (down, up, factor) == ((2, 1, 1), (1, 1, 2), (1, 2, 1))[pair]
+    assert (down, up, factor) == copies
     lower = spec if pair == 0 else Spec("vector", (2,), specs.Binary())
     units, every = model.units.parts[0] if pair == 0 else None, all_data(lower)
     above = states(2, 2, DOUBLE)
@@ -410,8 +413,27 @@ def test_pairs_see_two_copies_of_what_lacks_a_neighbour(spec, pair):
         torch.testing.assert_close(found.mean(0), wanted, rtol=0, atol=0.12)
 
 
+def test_a_lowest_pair_is_a_restricted_machine_that_the_deep_one_starts_from():
+    """Without upper couplings the bound is the restricted machine's likelihood, whichever bits the top has."""
+    model = shaken(DBM(BITS, hidden=(3, 2), pretrain="lowest", chains=8))
+    x = all_data(BITS)
+    assert [p.stage for p in model.phases()] == [0, 1]
+    for phase in model.phases():
+        phase.loss(x, None, generator())
+    with torch.no_grad():
+        model.weights[1].zero_()
+    alone = RBM(BITS, hidden=3).double()
+    alone.prepare(x, None, generator())
+    with torch.no_grad():
+        for p, value in zip(alone.parameters(), (model.weights[0], model.bias(0), model.bias(1)), strict=True):
+            p.copy_(value)
+        alone.base_bias.copy_(model.base_bias[: len(alone.base_bias)])
+    deep = -model.energy_bound(x, 1, seed=0) - model.log_partition(method="exact")[0]
+    torch.testing.assert_close(deep, -alone.energy(x) - alone.log_partition(method="exact")[0])
+
+
 def test_pairs_put_together_have_the_mean_of_their_biases():
-    model = shaken(DBM(BITS, hidden=(3, 2, 2), pretrain=True, chains=8))
+    model = shaken(DBM(BITS, hidden=(3, 2, 2), pretrain="pairs", chains=8))
     x = all_data(BITS)
     stages = model.phases()
     assert [p.stage for p in stages] == [0, 1, 2, 3]
@@ -549,7 +571,7 @@ def test_wrong_options_are_told():
     with pytest.raises(PolymodeError, match="expected 2, one a stage"):
         DBN(BITS, hidden=(3, 4), shares=(1, 1, 1))
     with pytest.raises(PolymodeError, match="expected 3, one a stage"):
-        DBM(BITS, hidden=(3, 4), pretrain=True, shares=(1, 1))
+        DBM(BITS, hidden=(3, 4), pretrain="pairs", shares=(1, 1))
     with pytest.raises(PolymodeError, match="mean_field_rounds=0"):
         DBM(BITS, hidden=(3, 4), mean_field_rounds=0)
     with pytest.raises(ConditionError, match="one second modality and label and vector came"):

@@ -20,7 +20,8 @@ and put together, a layer's bias is the mean of those that it had in its two pai
 layers at once. A label moves the biases of all layers.
 Deviation: greedy pretraining is an option (`pretrain`), as centred layers learn all at once from the start, which is
 what the second paper found; pairs learn by persistent chains, not by contrastive divergence; hidden layers are centred
-on 1/2.
+on 1/2. `pretrain="lowest"` is not in the papers: the lowest pair learns alone and undoubled, as a restricted machine,
+which the deep one then is until its upper couplings, nearly zero, begin to grow. So it starts from that likelihood.
 
 Likelihood: a lower bound where log Z is a sum (16 odd or 16 even units, or fewer), else an estimate: the bound with an
 annealed log Z, whose error has the sign that flatters. Evaluation draws a hundred samples of even layers from the mean
@@ -32,19 +33,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from polymode.core.capabilities import Initialises
 from polymode.core.condition import Condition, ConditionSpec
-from polymode.core.errors import PolymodeError
+from polymode.core.errors import PolymodeError, require_choice
 from polymode.core.loss import Loss, Phase
 from polymode.core.spec import Spec
 from polymode.models.boltzmann._blocks import SoftplusSum, flips, stage_shares
 from polymode.models.boltzmann._deep import DeepMachine, bits
 from polymode.models.boltzmann._machine import Algorithm
 from polymode.models.boltzmann._units import Encoded, sigmoid_layer, units_for
+
+Pretrain = Literal["none", "pairs", "lowest"]
 
 
 class DBM(DeepMachine, Initialises):
@@ -54,7 +58,8 @@ class DBM(DeepMachine, Initialises):
         spec: what one datum is.
         condition_spec: a label, or None.
         hidden: units of each layer, from the data up; two or more.
-        pretrain: begin with a stage for each pair of layers; without, all learn at once from the start.
+        pretrain: begin with a stage for each of the "pairs" of layers, or for the "lowest" one; "none" for all at once
+            from the start.
         shares: of the budget that each stage gets; None for equal ones of the pairs, and as much as all of them for the
             last.
         mean_field_rounds: at most so many in a step of training.
@@ -73,7 +78,7 @@ class DBM(DeepMachine, Initialises):
         condition_spec: ConditionSpec | None = None,
         *,
         hidden: Sequence[int] = (256, 256),
-        pretrain: bool = False,
+        pretrain: Pretrain = "none",
         shares: Sequence[float] | None = None,
         mean_field_rounds: int = 10,
         algorithm: Algorithm = "pcd",
@@ -82,11 +87,12 @@ class DBM(DeepMachine, Initialises):
     ) -> None:
         if len(hidden) < 2:
             raise PolymodeError(f"hidden={tuple(hidden)}: expected the units of two layers or more; one is an rbm")
+        require_choice("pretrain", pretrain, get_args(Pretrain))
         super().__init__(
             spec, condition_spec, [units_for(spec), *map(bits, hidden)], mean_field_rounds=mean_field_rounds,
             algorithm=algorithm, k=k, chains=chains,
         )  # fmt: skip
-        self.pairs = len(hidden) if pretrain else 0
+        self.pairs = {"none": 0, "pairs": len(hidden), "lowest": 1}[pretrain]
         self.shares = stage_shares(shares or [*[1.0] * self.pairs, max(1.0, self.pairs)], self.pairs + 1)
         self.register_buffer("begun", torch.full((), -1))  # the stage that began last
         for place, width in enumerate(hidden[: self.pairs]):
@@ -109,6 +115,8 @@ class DBM(DeepMachine, Initialises):
 
     def copies(self, pair: int) -> tuple[int, int, int]:
         """(Copies of the lower layer, of the upper one, what couplings are multiplied by) of a pair on its own."""
+        if self.pairs < self.pairs_in_all:  # the layers above are as good as absent: nothing to make up for
+            return 1, 1, 1
         down, up = 1 + (pair == 0), 1 + (pair == self.pairs_in_all - 1)
         return down, up, 1 if down * up > 1 else 2
 
@@ -127,7 +135,7 @@ class DBM(DeepMachine, Initialises):
                 self._pair(p),
                 stage=p,
                 share=self.shares[p],
-                learning_rate_scale=0.5,
+                learning_rate_scale=0.5 if self.pairs > 1 else 1.0,
             )
             for p in range(self.pairs)
         ]
