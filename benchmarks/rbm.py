@@ -28,9 +28,10 @@ from benchmarks._side_by_side import alternate, apart, measurement, ratios, save
 from polymode.core import spec as specs
 from polymode.data.dataset import DataSet, Split
 from polymode.models.boltzmann.rbm import RBM
+from polymode.train.memory import kept
 
 IMAGES, BATCH, HIDDEN, EPOCHS, ROUNDS, RATE, THREADS = 10_000, 100, 256, 3, 7, 0.1, 2
-SWEEPS, TEMPERATURES, LEARNED = 100, 10_000, 9
+SWEEPS, TEMPERATURES, LEARNED = 1000, 10_000, 9
 SPEC = specs.image(1, 28, 28, levels=2)
 
 
@@ -46,7 +47,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 class BareLoop:
-    """The model's own phase with a fused optimiser and no trainer."""
+    """The model's own phase with a fused optimiser, and memory kept as the trainer keeps it."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self.x, self.g = x, torch.Generator().manual_seed(0)
@@ -57,11 +58,12 @@ class BareLoop:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=rate, fused=True)
 
     def __call__(self) -> None:
-        for _ in range(EPOCHS):
-            for rows in torch.randperm(len(self.x), generator=self.g).split(BATCH):
-                self.optimizer.zero_grad(set_to_none=True)
-                self.phase.loss(self.x[rows], None, self.g).value.backward()
-                self.optimizer.step()
+        with kept():
+            for _ in range(EPOCHS):
+                for rows in torch.randperm(len(self.x), generator=self.g).split(BATCH):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    self.phase.loss(self.x.index_select(0, rows), None, self.g).value.backward()
+                    self.optimizer.step()
 
 
 class Peer:
@@ -131,7 +133,7 @@ def trained(epochs: int) -> RBM:
     x, held_out, _ = images()
     data = DataSet("images", SPEC, Split(x), Split(held_out), Split(held_out))
     model: RBM = pm.create("rbm", SPEC, seed=0, hidden=HIDDEN, chains=BATCH)
-    pm.fit(model, data, epochs=epochs, batch_size=BATCH)
+    pm.fit(model, data, epochs=epochs, batch_size=BATCH, validate_every=0)
     return model.eval()
 
 
@@ -187,6 +189,7 @@ def contender(name: str) -> Any:
 
 @cache
 def sweeper(name: str) -> Callable[[], object]:
+    epoch(name)  # scikit-learn's does not sample before it has learned
     return sweeps(contender(name).model) if name == "polymode" else peer_sweeps(contender(name))
 
 

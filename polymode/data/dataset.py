@@ -48,7 +48,8 @@ class Split:
 
     def batch(self, rows: Tensor | slice, generator: torch.Generator) -> tuple[Tensor, Condition | None]:
         """Data and condition of some rows."""
-        x = self.x[rows]
+        numbered = isinstance(rows, Tensor) and rows.dtype == torch.long
+        x = self.x.index_select(0, rows) if numbered else self.x[rows]  # the former takes a fifth of the time
         if self.draw is not None:
             x = self.draw(x, generator)
         return x, None if self.condition is None else self.condition[rows]
