@@ -49,23 +49,25 @@ def log_choose(n: int, like: Tensor) -> Tensor:
 
 
 class SoftplusSum(torch.autograd.Function):
-    """a (B, H) -> (sum_j softplus(a_j) (B,), sigmoid(a)), from one exponential an entry.
+    """a (B, H), o -> (sum_j softplus(a_j) - o a_j (B,), sigmoid(a)), from one exponential an entry.
 
     softplus(a) = max(a, 0) - log sigmoid(|a|), and sigmoid(|a|) = max(sigmoid(a), 1 - sigmoid(a)) is at least 1/2, so
-    nothing overflows; sigmoid(a) is also the derivative and the chance that a hidden unit is on, and is kept.
+    nothing overflows; sigmoid(a) - o is the derivative, and sigmoid(a) the chance that a hidden unit is on.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, offset: float = 0.0) -> tuple[Tensor, Tensor]:
         on = a.sigmoid()
+        ctx.offset = offset
         ctx.save_for_backward(on)
         ctx.mark_non_differentiable(on)
-        return (a.relu() - torch.maximum(on, 1 - on).log_()).sum(1), on
+        linear = torch.sub(a.relu(), a, alpha=offset) if offset else a.relu()
+        return linear.sub_(torch.maximum(on, 1 - on).log_()).sum(1), on
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         (on,) = ctx.saved_tensors
-        return on * gradient.unsqueeze(1)
+        return (on - ctx.offset if ctx.offset else on) * gradient.unsqueeze(1), None
 
 
 def states(levels: int, units: int, like: Tensor) -> Tensor:

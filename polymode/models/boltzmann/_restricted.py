@@ -124,9 +124,9 @@ class RestrictedMachine(BoltzmannMachine, HasLatents, HasFilters):
         (b, c), rest = fields, self.constant(fields)
         a = self.hidden_input(v, c)
         whole = isinstance(beta, float) and beta == 1
-        softplus, on = SoftplusSum.apply(a if whole else beta * a)
+        softplus, on = SoftplusSum.apply(a if whole else beta * a, 0.5 * self.centred)
         if self.centred:
-            rest = rest + 0.5 * (a.sum(1) - c.sum(-1))
+            rest = rest - 0.5 * c.sum(-1)
         b = between(self.base_bias, b, beta)
         linear = (v * b).sum(1) if b.dim() > 1 else v @ b
         return a_row(beta) * rest - linear - softplus - self.units.log_measure(v, beta), on

@@ -153,8 +153,8 @@ class DBM(DeepMachine, Initialises):
             """F of the sum over copies of the lower layer, and the chances of the upper."""
             above = self.bias(pair + 1)
             a = self._input(pair, total, down, factor) + above
-            softplus, on = SoftplusSum.apply(a)
-            return -(total @ self.bias(pair)) - up * (softplus - 0.5 * (a - above).sum(1)), on
+            softplus, on = SoftplusSum.apply(a, 0.5)
+            return -(total @ self.bias(pair)) - up * (softplus + 0.5 * above.sum()), on
 
         def step(x: Tensor, condition: Condition | None, generator: torch.Generator) -> Loss:
             state = getattr(self, f"pair_state_{pair}")
