@@ -4,7 +4,7 @@ All see the same images, loss (eps on the linear schedule), optimiser and noise.
 steps of networks of one size. `time to loss` trains ours and diffusers' for the same seconds in alternating turns, with
 the validation loss taken on fixed noise between turns and outside the clock, and compares the time each needs to the
 worse of their best losses. `sampling` then draws from both as they were left: 50 steps of DDIM by diffusers' own
-scheduler, and few steps of DPM-Solver++ through our model, held to the KID of each against test images.
+scheduler, and few steps of DPM-Solver++ through our model, with the KID of each against test images.
 
     python -m benchmarks.diffusion
 """
@@ -134,7 +134,7 @@ def ddim(net: nn.Module, n: int) -> Tensor:
 
 
 def sampling(model: pm.DDPM, theirs: nn.Module, data: DataSet, protocol: str) -> list[dict[str, Any]]:
-    """Samples of both at equal quality: images a second, and KID."""
+    """Samples of both as training left them: the time of an image, and KID."""
     draw = {
         "polymode": lambda n: model.sample(n, seed=0, sampler="dpmpp_2m", steps=FEW_STEPS),
         "diffusers": lambda n: ddim(theirs, n),

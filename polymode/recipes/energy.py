@@ -36,7 +36,7 @@ RECIPES: tuple[Recipe, ...] = (
         Measure(num_samples=100, aim=89.0, published=84.62, source="Salakhutdinov and Hinton 2009, two layers"),
         Measure(num_samples=1),
     ), settings={"hidden": (500, 500), "mean_field_rounds": 5, "pretrain": "lowest", "shares": (6, 1)},
-        training={"epochs": 140, "validate_every": 0}, cost="35 min, one core"),
+        training={"epochs": 140, "validate_every": 0}, cost="15 min, one core"),
     # what layers that saw no label are worth to a classifier of a hundred
     *(Recipe(f"dbn_{name}", "dbn", data, (
         Measure("pretraining", "pretraining gain", aim=0.0, better="higher"),
