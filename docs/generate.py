@@ -100,11 +100,16 @@ def results_page() -> str:
             "",
             f"`{first['command']}` on {first['hardware']}; {versions(first)}",
             "",
+            "In brackets: the range of ratios over rounds, or a 95 % interval where the protocol names one.",
+            "",
             "| model | data | metric | protocol | value | reference |",
             "|---|---|---|---|---|---|",
         ]
         for m in measurements:
             spread = f" ± {m['std_error']:.3g}" if m.get("std_error") else ""
+            for low, high in (("low", "high"), ("least", "most")):  # an interval, or the range of the rounds
+                if m.get(low) is not None:
+                    spread = f" ({m[low]:.3g} to {m[high]:.3g})"
             reference = m.get("reference") or {}
             against = f"{reference['value']} ({reference['source']})" if reference.get("value") is not None else "-"
             cells = m["model"], m["data"], m["metric"], m["protocol"], f"{m['value']:.4g}{spread}", against
