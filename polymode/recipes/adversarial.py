@@ -25,6 +25,13 @@ RECIPES: tuple[Recipe, ...] = (
         Measure("modes", "high quality", n=2000, aim=0.9, better="higher"),
     ), training={"steps": 2000, "validate_every": 0}, seeds=5, cost=cost)
       for model, cost in (("gan", "20 s, one core"), ("wgan_gp", "1 min, one core"))),
+    # 25 modes far apart, of noise that is a mixture: what is made of one Gaussian is connected
+    *(Recipe(f"{model}_25gaussians", model, "25gaussians", (
+        Measure("modes", "modes hit", n=2000, aim=23, better="higher"),
+        Measure("modes", "high quality", n=2000, aim=0.9, better="higher"),
+    ), settings={"noise_components": 100, **more}, training={"steps": steps, "validate_every": 0}, seeds=5,
+        cost="80 s, one core")
+      for model, more, steps in (("gan", {"penalty_weight": 0.01}, 8000), ("wgan_gp", {}, 3000))),
     # five groups of emoji by name; truncation is to trade recall for precision
     Recipe("biggan_emoji", "biggan", "emoji", (
         Measure("recognised", n=500, aim=0.6, better="higher"),

@@ -17,7 +17,8 @@ class Measure:
         metric: "likelihood", or the name of a metric as `polymode evaluate --metric` takes it.
         row: the metric's row, where it has several; the first where not said.
         unit: of a likelihood.
-        split: of a likelihood, measured on all of its rows.
+        split: of a likelihood.
+        rows: of that split, drawn at random; None for all of them.
         n: samples of a metric.
         options: of sampling.
         num_samples: importance samples of a bound; None for the model's default.
@@ -32,6 +33,7 @@ class Measure:
     row: str = ""
     unit: Unit = "nats"
     split: Literal["valid", "test"] = "test"
+    rows: int | None = None
     n: int = 1000
     options: dict[str, Any] = field(default_factory=dict)
     num_samples: int | None = None

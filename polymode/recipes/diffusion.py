@@ -9,9 +9,12 @@ from polymode.recipes.base import Measure, Recipe
 #: toys and the steps they take
 _TOYS = {"8gaussians": 4000, "moons": 4000, "pinwheel": 4000, "checkerboard": 10_000}
 _TRAINING: dict[str, Any] = {"batch_size": 256, "validate_every": 0}
-_MODES = (
+#: of the ring also its modes, and samples of ten evaluations of the network beside those of a whole chain
+_RING = (
     Measure("modes", "modes hit", n=2000, aim=8, better="higher"),
     Measure("modes", "high quality", n=2000, better="higher"),
+    Measure("sliced_wasserstein", n=2000, options={"sampler": "dpmpp_2m", "steps": 10}),
+    Measure("sliced_wasserstein", n=2000, options={"sampler": "ancestral", "steps": 1000}),
 )
 
 
@@ -19,7 +22,7 @@ def _toys(model: str) -> tuple[Recipe, ...]:
     """Nats from two-dimensional densities that are known, by the probability flow."""
     return tuple(
         Recipe(f"{model}_{toy}", model, toy, (
-            Measure("density_kl", estimator="ode", aim=0.1), *(_MODES if toy == "8gaussians" else ()),
+            Measure("density_kl", estimator="ode", aim=0.1), *(_RING if toy == "8gaussians" else ()),
         ), training=_TRAINING | {"steps": steps}, cost=f"{steps // 2000} min, one core")
         for toy, steps in _TOYS.items()
     )  # fmt: skip
@@ -58,6 +61,30 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("dit_digits", "ddpm", "digits", (Measure(unit="bits/symbol", aim=2.5), Measure("kid", n=1000)),
            settings={"backbone": "dit"}, training={"steps": 2000, "learning_rate": 1e-3}, condition="none",
            cost="5 min, one core"),
+    # pictures of a label: guidance makes them plainer and less varied
+    Recipe("ddpm_digits", "ddpm", "digits", (
+        *(Measure("recognised", n=1000, options={"guidance_scale": w}, aim=aim, better="higher")
+          for w, aim in ((1.0, None), (2.0, 0.95), (3.0, 0.95), (5.0, None))),
+        *(Measure("prdc", "recall", n=1000, options={"guidance_scale": w}, better="higher")
+          for w in (1.0, 2.0, 3.0, 5.0)),
+        Measure("kid", n=1000), Measure(unit="bits/symbol", aim=2.5),
+    ), training={"steps": 3000}, condition="label", cost="5 min, one core"),
+    # pictures: bounds and samples, after minutes where the papers have days of many accelerators
+    Recipe("ddpm_fashion", "ddpm", "fashion_mnist", (
+        Measure(unit="bits/symbol", rows=500), Measure("kid", n=1000), Measure("frechet", n=1000),
+    ), training={"steps": 3000, "batch_size": 32, "learning_rate": 1e-3, "validate_every": 0}, condition="none",
+        cost="10 min, one core"),
+    *(Recipe(f"{model}_cifar10", model, "cifar10", (
+        Measure(unit="bits/symbol", rows=100, estimator=estimator, published=bits, source=source),
+        Measure("kid", n=1000), Measure("frechet", n=1000, published=fid, source=f"{source}, by Inception of 50,000"),
+    ), training={"steps": 2500, "batch_size": 32, "learning_rate": 1e-3, "validate_every": 0}, condition="none",
+        cost="10 min, one core")
+      for model, estimator, bits, fid, source in (
+          ("ddpm", "auto", 3.75, 3.17, "arXiv:2006.11239, table 1"),
+          ("score_sde", "ode", 2.99, 2.20, "arXiv:2011.13456, tables 2 and 3"),
+          ("vdm", "auto", 2.64, None, "google-research/vdm"),
+          ("edm", "auto", None, 1.97, "arXiv:2206.00364, table 2"),
+      )),
     Recipe("tab_ddpm_adult", "tab_ddpm", "adult", (
         Measure("tstr", "TSTR macro-F1", n=10_000, aim=0.77, better="higher", published=0.7951,
                 source="tab-ddpm repository, exp/adult, by CatBoost"),

@@ -79,7 +79,7 @@ def test_the_first_healthy_attempt_is_the_run(
 def test_where_none_is_healthy_the_one_that_covers_most_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    shares = [0.1, 0.2, 0.9, 0.3, 0.2, 0.1, 0.0]
+    shares = [0.1, 0.2, 0.9, 0.3, 0.2, 0.2, 0.1, 0.0]
     judge(monkeypatch, *(verdict(False, share) for share in shares))
     assert main([*FIT, "--out", str(tmp_path / "run"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -114,9 +114,10 @@ def test_an_attempt_that_diverged_is_followed_by_the_next(tmp_path: Path, monkey
 
 
 def test_labels_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = judge(monkeypatch, *(verdict(False, 0.1) for _ in range(6)))
+    asked = judge(monkeypatch, *(verdict(False, 0.1) for _ in range(7)))
     words = ["fit", "digits", *FIT[2:], "--out", str(tmp_path / "run")]
     assert main(words) == 0
     assert [name.partition("-")[2] for name in asked] == [
-        "as-asked", "two-time-scales", "minibatch-deviation", "spectral-norm", "wasserstein-gp", "unrolling",
+        "as-asked", "two-time-scales", "minibatch-deviation", "mixture-noise", "spectral-norm", "wasserstein-gp",
+        "unrolling",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from polymode.core.condition import Condition, ConditionSpec, label
 from polymode.core.errors import ConditionError, PolymodeError
 from polymode.parts.encoders.condition import TokenEncoder, encoder_for
 from polymode.parts.nn.conditioning import CrossAttention, Style, adain, beside, film
-from polymode.parts.nn.time import TimeMLP
+from polymode.parts.nn.time import TimeMLP, octaves_of
 from polymode.parts.nn.unet import UNet
 from tests.zoo import data
 
@@ -128,6 +128,21 @@ def test_the_condition_reaches_the_output_and_rows_are_independent(way, kind):
     out[0].square().sum().backward()
     assert context.grad[0].abs().min() > 0
     assert torch.equal(context.grad[1:], torch.zeros_like(context.grad[1:]))
+
+
+def test_octaves_are_sines_and_cosines_of_doubled_frequencies():
+    x = randn(4, 2)
+    expected = [x]
+    for wave in (torch.sin, torch.cos):
+        expected.append(torch.stack([wave(2**k * x[:, i]) for i in range(2) for k in range(3)], 1))
+    torch.testing.assert_close(octaves_of(x, 3), torch.cat(expected, 1))
+    assert octaves_of(x, 0) is x
+    few, many = (pm.create("ddpm", specs.vector(n)).network.body for n in (4, 5))
+    assert (few.octaves, few.stem.in_features) == (3, 28)
+    assert (many.octaves, many.stem.in_features) == (0, 5)
+    net = TimeMLP(2, 16, 1, octaves=2, context_features=3, condition_by="concat").double()
+    assert net.stem.in_features == 2 * 5 + 3
+    assert net(x, torch.rand(4, dtype=torch.float64), randn(4, 3)).shape == (4, 2)
 
 
 def test_concatenation_is_a_linear_map_more():

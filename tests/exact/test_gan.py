@@ -191,6 +191,31 @@ def test_truncation_narrows_the_samples():
     assert spread[0] < 0.5 * spread[1]
 
 
+def test_noise_of_components_is_a_mixture_that_is_learned():
+    torch.manual_seed(0)
+    model = GAN(SPECS["vector/real"], hidden=(8, 8), latent_dims=2, noise_components=5).double()
+    drawn = model.generator
+    assert drawn.centres is not None
+    assert drawn.log_widths is not None
+    n = 200_000
+    with torch.no_grad():
+        drawn.centres.mul_(10)
+        drawn.log_widths.copy_(torch.rand(5, 2, generator=generator()).log())
+    z, _ = drawn.draw(n, generator())
+    which = torch.cdist(z, drawn.centres).argmin(1)
+    torch.testing.assert_close(torch.bincount(which) / n, torch.full((5,), 0.2), atol=0.005, rtol=0)
+    for k in range(5):
+        own = z[which == k].detach()
+        torch.testing.assert_close(own.mean(0), drawn.centres[k].detach(), atol=0.03, rtol=0)
+        torch.testing.assert_close(own.std(0), drawn.log_widths[k].exp().detach(), atol=0.01, rtol=0.02)
+    still, _ = drawn.draw(n, generator(), truncation=0.0)
+    assert len(still.unique(dim=0)) == 5  # the middles of all components, not of the whole
+    loss = model.generator_step(data(SPECS["vector/real"], 64).double(), None, generator()).per_example.mean()
+    slopes = torch.autograd.grad(loss, [drawn.centres, drawn.log_widths])
+    assert all(slope.abs().min() > 0 for slope in slopes)
+    assert GAN(SPECS["vector/real"], hidden=(8, 8)).generator.centres is None
+
+
 def test_categories_of_a_table_are_drawn_from_their_softmax():
     model = GAN(SPECS["table"], hidden=(8, 8), latent_dims=2).eval()
     z, _ = model.generator.draw(1, generator())

@@ -43,6 +43,7 @@ REMEDIES = (
     Remedy("r1-penalty", {"penalty": "r1"}, "Mescheder et al. 2018, arXiv:1801.04406"),
     Remedy("two-time-scales", {"critic_rate": 4.0}, "Heusel et al. 2017, arXiv:1706.08500"),
     Remedy("minibatch-deviation", {"minibatch": "deviation"}, "Karras et al. 2018, arXiv:1710.10196"),
+    Remedy("mixture-noise", {"noise_components": 100}, "Gurumurthy et al. 2017, arXiv:1706.02071"),
     Remedy("packing", {"pack": 4}, "Lin et al. 2018, arXiv:1712.04086"),
     Remedy("spectral-norm", {"norm": "spectral", "objective": "hinge"}, "Miyato et al. 2018, arXiv:1802.05957"),
     Remedy("wasserstein-gp", {"objective": "wasserstein", "penalty": "gp", "critic_steps": 5},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,14 @@ def _request(recipe: Recipe, folder: Path, reading: dict[str, Any], request: Rep
 
 
 def _likelihood(measure: Measure, model: GenerativeModel, data: DataSet, seed: int) -> dict[str, Any]:
-    """A negative log-likelihood of all rows of a split."""
+    """A negative log-likelihood of rows of a split."""
+    from polymode.core import rng
+    from polymode.data.dataset import Split
     from polymode.evaluate.likelihood import log_likelihood
 
+    if measure.rows is not None:
+        drawn = Split(*getattr(data, measure.split).take(measure.rows, rng.generator(seed)))
+        data = replace(data, **{measure.split: drawn})
     found = log_likelihood(
         model, data, split=measure.split, num_samples=measure.num_samples, seed=seed, estimator=measure.estimator
     )

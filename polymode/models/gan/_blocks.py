@@ -28,6 +28,8 @@ Minibatch = Literal["none", "deviation", "discrimination"]
 GUMBEL_TEMPERATURE = 0.5
 #: the uniform number whose Gumbel noise is zero
 QUIET = math.exp(-1)
+#: sigma of a component at first, as in 1706.02071, section 4.1
+NARROW = 0.2
 
 
 class Generator(nn.Module):
@@ -35,9 +37,15 @@ class Generator(nn.Module):
 
     The noise is z, and for tables one more number a categorical feature: Gumbel noise there makes the arg max of the
     logits a draw from their softmax (Jang et al. 2017, arXiv:1611.01144), so z need not carry every coin flip.
+
+    One Gaussian is connected, and what is made of it is too: between modes there are always samples. With `components`
+    z is a mixture whose places and widths are learned with the generator (Gurumurthy et al. 2017, DeLiGAN,
+    arXiv:1706.02071, eq. 5):  z = mu_k + sigma_k eps,  k even on 1, ..., K.
     """
 
     one_hot: Tensor
+    centres: nn.Parameter | None
+    log_widths: nn.Parameter | None
 
     def __init__(
         self,
@@ -47,9 +55,14 @@ class Generator(nn.Module):
         latent_dims: int,
         hidden: Sequence[int],
         channels: int,
+        components: int = 1,
     ) -> None:
         super().__init__()
         self.features, self.latent_dims = Features(spec), latent_dims
+        self.centres = self.log_widths = None
+        if components > 1:
+            self.centres = nn.Parameter(torch.randn(components, latent_dims))
+            self.log_widths = nn.Parameter(torch.full((components, latent_dims), math.log(NARROW)))
         self.encoder, width = encoder_for(condition_spec, hidden[-1])
         self.net: nn.Module
         if backbone == "dcgan":
@@ -62,6 +75,9 @@ class Generator(nn.Module):
         """(z (n, Z), uniform numbers (n, one-hot features))."""
         like = self.features.anchor
         z = truncation * rng.randn((n, self.latent_dims), generator, like)
+        if self.centres is not None and self.log_widths is not None:
+            k = rng.randint(len(self.centres), (n,), generator, like.device)
+            z = self.centres[k] + self.log_widths.exp()[k] * z
         return z, rng.rand((n, len(self.one_hot)), generator, like)
 
     def likeliest(self, z: Float[Tensor, "B Z"], condition: Condition | None) -> Float[Tensor, "B F"]:

@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         return self.net(y if self.trunk is None else self.trunk(y), told)
 
 
-@like(without=("pack", "minibatch", "augment"))
+@like(without=("pack", "noise_components", "minibatch", "augment"))
 class BiGAN(GAN, HasLatents):
     """A GAN whose generator has an inverse.
 

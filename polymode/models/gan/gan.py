@@ -43,6 +43,7 @@ class GAN(AdversarialModel):
         channels: of the convolutions at full size.
         backbone: "auto" takes convolutions for images of at least 16 pixels a side.
         norm: of the discriminator's weights: "spectral" or "none".
+        noise_components: Gaussians that the noise is a mixture of, learned with the generator; 1 for a standard one.
         minibatch: what the discriminator is told of the batch: the "deviation" of features, "discrimination" or
             "none".
         options: of the game, see `AdversarialModel`.
@@ -64,6 +65,7 @@ class GAN(AdversarialModel):
         channels: int = 32,
         backbone: Literal["auto", "mlp", "dcgan"] = "auto",
         norm: Norm = "none",
+        noise_components: int = 1,
         minibatch: Minibatch = "none",
         **options: Any,
     ) -> None:
@@ -71,15 +73,16 @@ class GAN(AdversarialModel):
         require_choice("backbone", backbone, ("auto", "mlp", "dcgan"))
         require_choice("norm", norm, get_args(Norm))
         require_choice("minibatch", minibatch, get_args(Minibatch))
-        if min(latent_dims, channels, *hidden) < 1:
+        if min(latent_dims, channels, noise_components, *hidden) < 1:
             raise PolymodeError(
-                f"latent_dims={latent_dims}, channels={channels}, hidden={tuple(hidden)}: expected all at least 1"
+                f"latent_dims={latent_dims}, channels={channels}, noise_components={noise_components}, "
+                f"hidden={tuple(hidden)}: expected all at least 1"
             )
         if backbone == "dcgan" and spec.kind != "image":
             raise PolymodeError(f"backbone='dcgan' came with {spec}, expected images; use backbone='mlp'")
         planes = spec.kind == "image" and min(spec.shape[1:]) >= 16
         chosen: Backbone = ("dcgan" if planes else "mlp") if backbone == "auto" else backbone
-        self.generator = Generator(spec, condition_spec, chosen, latent_dims, hidden, channels)
+        self.generator = Generator(spec, condition_spec, chosen, latent_dims, hidden, channels, noise_components)
         self.new_discriminator = functools.partial(
             Discriminator, spec, condition_spec if self.tells_discriminator else None, chosen, hidden, channels,
             norm=norm, minibatch=minibatch, pack=self.pack,

@@ -71,7 +71,7 @@ class CodedGenerator(nn.Module):
         return torch.cat([*one_hot, numbers], 1)
 
 
-@like(without=("pack",))
+@like(without=("pack", "noise_components"))
 class InfoGAN(GAN, HasLatents):
     """A GAN with a code that its samples tell.
 

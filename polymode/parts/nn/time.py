@@ -5,6 +5,11 @@
 (Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with 1000 t in the place of the position, as Ho, Jain and Abbeel
 2020, arXiv:2006.11239, appendix B). `TimeMLP` is the backbone of vectors and tables; images have `nn/unet.py`. Time
 always scales and shifts (FiLM); the condition is told in one of the four ways of `nn/conditioning.py`.
+
+    octaves(x) = x, sin(2^k x), cos(2^k x),   k = 0, ..., K - 1
+
+A perceptron learns smooth functions of few numbers first and steep ones late; shown their octaves it learns both
+(Tancik et al. 2020, arXiv:2006.10739, section 4).
 """
 
 from __future__ import annotations
@@ -28,6 +33,14 @@ def time_embedding(t: Float[Tensor, " B"], features: int) -> Float[Tensor, "B E"
     frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=t.dtype, device=t.device))
     angles = 1000 * t.unsqueeze(1) * frequencies  # (B, E / 2)
     return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def octaves_of(x: Float[Tensor, "B F"], octaves: int) -> Float[Tensor, "B E"]:
+    """x beside its sines and cosines at `octaves` frequencies, E = F (1 + 2 K); x itself for none."""
+    if not octaves:
+        return x
+    angles = (x.unsqueeze(2) * 2.0 ** torch.arange(octaves, dtype=x.dtype, device=x.device)).flatten(1)
+    return torch.cat([x, angles.sin(), angles.cos()], 1)
 
 
 class TimeEncoder(nn.Module):
@@ -54,6 +67,7 @@ class TimeMLP(nn.Module):
         blocks: number of residual blocks.
         context_features: W of the condition's vector, or of its tokens; 0 for none.
         features_out: of the output; the same by default.
+        octaves: K, frequencies at which the features are shown too.
         condition_by: how the condition is told.
     """
 
@@ -65,13 +79,16 @@ class TimeMLP(nn.Module):
         *,
         context_features: int = 0,
         features_out: int | None = None,
+        octaves: int = 0,
         condition_by: ConditionBy = "film",
     ) -> None:
         super().__init__()
         require_way(condition_by)
         self.condition_by = condition_by if context_features else "film"
         self.time = TimeEncoder(width, context_features if self.condition_by == "film" else 0)
-        self.stem = nn.Linear(features + (context_features if self.condition_by == "concat" else 0), width)
+        self.octaves = octaves
+        beside_them = context_features if self.condition_by == "concat" else 0
+        self.stem = nn.Linear(features * (1 + 2 * octaves) + beside_them, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
         self.films = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
@@ -89,6 +106,7 @@ class TimeMLP(nn.Module):
     ) -> Float[Tensor, "B F2"]:
         """``context`` (B, W), or with attention (B, T, W) of which the tokens `seen` (B, T) are read."""
         modulation = F.silu(self.time(t, context))
+        x = octaves_of(x, self.octaves)
         h = self.stem(beside(x, context) if self.condition_by == "concat" and context is not None else x)
         for i, (norm, scale_shift) in enumerate(zip(self.norms, self.films, strict=True)):
             if self.condition_by == "adain":
