@@ -19,6 +19,7 @@ It is a task and not a model of the catalogue: a painting is the minimum of an e
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +32,8 @@ from polymode.core.errors import DataError, PolymodeError
 from polymode.core.spec import Spec
 from polymode.evaluate.features.nets import RandomNet
 
-#: the level whose activations are the content; the coarsest is what AdaIN moves
+#: the level whose activations are the content, and which AdaIN moves: at the coarsest a decoder no longer knows what
+#: the content was (tests/learning/test_style.py)
 CONTENT = 1
 #: weight of pixels that leave their range
 BEYOND = 100.0
@@ -122,16 +124,16 @@ def adain(content: Float[Tensor, "B N H W"], style: Float[Tensor, "S N h w"]) ->
 
 
 class _Decoder(nn.Module):
-    """Activations of the coarsest level to planes, up by as much as the levels went down."""
+    """Activations of the last of some levels to planes, up by as much as the levels went down."""
 
     def __init__(self, channels: int, sizes: list[tuple[int, int]], width: int) -> None:
         super().__init__()
         self.sizes = sizes[::-1][1:]
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.steps = nn.ModuleList(
-            nn.Conv2d(width // 2**i, width // 2 ** (i + 1), 3, padding=1) for i in range(len(self.sizes))
-        )
-        self.last = nn.Conv2d(width // 2 ** len(self.sizes), channels, 3, padding=1)
+        # zeros about a picture would be an edge of the content (section 6.1)
+        conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode="reflect")
+        self.first = conv(width, width)
+        self.steps = nn.ModuleList(conv(width // 2**i, width // 2 ** (i + 1)) for i in range(len(self.sizes)))
+        self.last = conv(width // 2 ** len(self.sizes), channels)
 
     def forward(self, h: Tensor) -> Tensor:
         h = F.relu(self.first(h))
@@ -148,12 +150,14 @@ class StyleTransfer:
         spec: of the pictures.
         net: f.
         decoder: g, in evaluation mode.
+        level: of f, whose activations are moved.
         history: content and style loss while learning, every 50 steps.
     """
 
     spec: Spec
     net: RandomNet
     decoder: _Decoder
+    level: int
     history: list[dict[str, float]] = field(default_factory=list, repr=False)
 
     def transfer(self, content: Tensor, style: Tensor, *, share: float = 1.0) -> Tensor:
@@ -168,7 +172,7 @@ class StyleTransfer:
         if not 0 <= share <= 1:
             raise PolymodeError(f"share={share}, expected a number from 0 (its own style) to 1 (the other's)")
         with torch.no_grad():
-            a, s = (self.net.layers(self.net.features(x).view(x.shape))[-1] for x in (content, style))
+            a, s = (self.net.layers(self.net.features(x).view(x.shape))[self.level] for x in (content, style))
             y = self.decoder(torch.lerp(a, adain(a, s), share))
             return self.net.features.decode(y.flatten(1))
 
@@ -181,6 +185,7 @@ def learn_style(
     steps: int = 600,
     batch_size: int = 8,
     style_weight: float = 10.0,
+    level: int = CONTENT,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> StyleTransfer:
@@ -188,6 +193,7 @@ def learn_style(
 
     Args:
         style_weight: lambda.
+        level: whose activations are moved, 0 for the finest; a finer one keeps more of the content.
         steps, batch_size, learning_rate: of Adam.
         seed: of initial weights and batches.
 
@@ -202,6 +208,9 @@ def learn_style(
             "expected counts of at least 1, a weight of at least 0 and a rate above 0"
         )
     levels = net.layers(torch.zeros(1, *spec.shape))
+    if not 0 <= level < len(levels):
+        raise PolymodeError(f"level={level}, expected one of 0 to {len(levels) - 1}")
+    levels = levels[: level + 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = _Decoder(spec.shape[0], [(h.shape[2], h.shape[3]) for h in levels], levels[-1].shape[1])
@@ -209,9 +218,9 @@ def learn_style(
     optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
     for step in range(steps):
         rows = [x[torch.randint(len(x), (batch_size,), generator=g)] for x in (content, style)]
-        of_content, of_style = (net.layers(net.features(x).view(x.shape)) for x in rows)
+        of_content, of_style = (net.layers(net.features(x).view(x.shape))[: level + 1] for x in rows)
         goal = adain(of_content[-1], of_style[-1])
-        made = net.layers(decoder(goal))
+        made = net.layers(decoder(goal))[: level + 1]
         kept = (made[-1] - goal).square().mean()
         styled = torch.stack(
             [
@@ -225,7 +234,7 @@ def learn_style(
         optimiser.step()
         if step % 50 == 0:
             history.append({"step": step, "content": kept.item(), "style": styled.item()})
-    return StyleTransfer(spec, net, decoder.eval().requires_grad_(False), history)
+    return StyleTransfer(spec, net, decoder.eval().requires_grad_(False), level, history)
 
 
 def _net(spec: Spec, content: Tensor, style: Tensor) -> RandomNet:

@@ -79,7 +79,11 @@ def test_mistakes_are_told():
         learn_style(x, x[:, :1], SPEC)
     with pytest.raises(PolymodeError, match="learning_rate=0"):
         learn_style(x, x, SPEC, learning_rate=0.0)
-    learned = learn_style(x, x, SPEC, steps=1, batch_size=2)
+    with pytest.raises(PolymodeError, match="level=3, expected one of 0 to 2"):
+        learn_style(x, x, SPEC, level=3)
+    for level in (0, 1, 2):
+        learned = learn_style(x, x, SPEC, steps=1, batch_size=2, level=level)
+        assert learned.transfer(x, x).shape == x.shape
     with pytest.raises(PolymodeError, match="share=2"):
         learned.transfer(x, x, share=2.0)
 
