@@ -66,7 +66,7 @@ RECIPES: tuple[Recipe, ...] = (
            cost="10 min, one core"),
     Recipe("stargan_emoji", "stargan", "emoji_styles", (
         Measure("recognised", n=500, aim=0.8, better="higher"), Measure("kid", n=500),
-    ), settings={"width": 16, "blocks": 3, "channels": 24, "critic_steps": 2},
+    ), settings={"width": 16, "blocks": 3, "channels": 24, "critic_steps": 2, "cycle_weight": 1.0, "class_weight": 2.0},
         training={"steps": 3000, "batch_size": 8, "learning_rate": 1e-3, "validate_every": 0},
         cost="15 min, one core"),
 )  # fmt: skip
