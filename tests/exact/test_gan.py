@@ -20,7 +20,14 @@ from polymode.core.spec import Spec
 from polymode.models.gan._blocks import Discriminator
 from polymode.models.gan._game import like
 from polymode.models.gan.gan import GAN
-from polymode.parts.adversarial import OBJECTIVES, PENALTIES, discriminator_loss, generator_loss, slope_penalty
+from polymode.parts.adversarial import (
+    OBJECTIVES,
+    PENALTIES,
+    discriminator_loss,
+    generator_loss,
+    gradient,
+    slope_penalty,
+)
 from polymode.parts.nn.dcgan import ConvDiscriminator, ConvGenerator, sizes_of
 from polymode.parts.nn.minibatch import MinibatchDeviation, MinibatchDiscrimination
 from tests.zoo import CONDITIONS, SPECS, conditions, data
@@ -235,6 +242,46 @@ def test_impossible_options_are_refused():
         GAN(SPECS["vector/real"], objective="saturating")  # type: ignore[arg-type]
     with pytest.raises(PolymodeError, match="critic_steps=0"):
         GAN(SPECS["vector/real"], critic_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "start", "mean", "std"), [("gp", 0.0, 2.0, 1.0), ("gp", 0.0, 3.0, 0.5), ("clip", 8.0, 2.0, 1.0)]
+)
+def test_a_critic_estimates_the_distance_of_two_gaussians(how: str, start: float, mean: float, std: float):
+    """W1 of N(start, 1) and N(start + mean, std^2) within 5 %: with a penalty as it is, its slope being one; of clipped
+    weights in units of the largest slope, where no unit changes sides (elsewhere it is not steep enough)."""
+    torch.manual_seed(0)
+    g, net = generator(), Discriminator(specs.vector(1), None, "mlp", (64, 64), 4)
+    torch.nn.init.zeros_(net.last.weight)  # with a slope of the wrong sign the penalty would hold it there
+    torch.nn.init.zeros_(net.last.bias)
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+
+    def score(v: Tensor) -> Tensor:
+        return net(v, None)
+
+    def draws(n: int) -> tuple[Tensor, Tensor]:
+        x, y = torch.randn(2, n, 1, generator=g)
+        return start + x, start + mean + std * y
+
+    for _ in range(300):
+        x, y = draws(256)
+        loss = discriminator_loss("wasserstein", score(x), score(y)).mean()
+        if how == "gp":
+            loss = loss + 100 * slope_penalty("gp", score, x, y, g).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if how == "clip":
+            for p in net.parameters():
+                p.data.clamp_(-0.05, 0.05)
+    x, y = draws(50_000)
+    slopes = gradient(score, torch.lerp(x, y, torch.rand(x.shape, generator=g))).abs().detach()
+    found = (score(x).mean() - score(y).mean()).item() / (1.0 if how == "gp" else slopes.max().item())
+    assert found == pytest.approx((x.sort(0).values - y.sort(0).values).abs().mean().item(), rel=0.05)
+    if how == "gp":
+        assert slopes.mean().item() == pytest.approx(1.0, abs=0.1)
 
 
 # -- remedies ----------------------------------------------------------------------------------------------------------

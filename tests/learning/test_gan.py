@@ -65,3 +65,26 @@ def test_labels_make_the_digits_they_name():
     nearest = torch.cdist(x.flatten(1).float(), data.train.x.flatten(1).float()).argmin(1)
     right = (data.train.condition.label[nearest] == wanted).float().mean()
     assert right > 0.8, right
+
+
+@pytest.mark.slow
+def test_what_a_clipped_critic_says_follows_the_distance_to_the_data():
+    """The critic's estimate and the true W1 of samples and data on the line while it learns (1701.07875, figure 3)."""
+    x = 4 + 1.25 * torch.randn(6000, 1, generator=torch.Generator().manual_seed(0))
+    data = pm.data.load(x, name="normal")
+    model = pm.create("wgan", data.spec, seed=0, latent_dims=1, hidden=(32, 32), critic_steps=20)
+    seen: list[tuple[float, float]] = []
+
+    def look(model: Any, step: int) -> tuple[dict[str, float], str]:
+        real, made = data.test.x, model.sample(len(data.test), seed=step)
+        true = (real.sort(0).values - made.sort(0).values).abs().mean()
+        with torch.no_grad():
+            scores = [model.scores(model.features(v), None).mean() for v in (real, made)]
+        seen.append((float(true), float(scores[0] - scores[1])))
+        return {}, ""
+
+    pm.fit(model, data, seed=0, steps=400, learning_rate=3e-4, watch=[look], watch_every=20, validate_every=0, ema=0.0)
+    true, said = torch.tensor(seen).T
+    correlation = torch.corrcoef(torch.stack([true, said]))[0, 1]
+    assert true[-1] < 0.3 * true[0], true
+    assert correlation > 0.8, correlation

@@ -32,6 +32,13 @@ def sky(x: Tensor) -> Tensor:
     return x[:, :, :8].float().mean((1, 2, 3))
 
 
+def objects(x: Tensor) -> Tensor:
+    """Where the ground is not of its usual colour, (N, H, W): the square, unless it is as the ground."""
+    ground = x[:, :, 8:].float()
+    usual = ground.flatten(2).median(2).values[:, :, None, None]
+    return (ground - usual).abs().amax(1) > 40
+
+
 @pytest.mark.slow
 def test_cyclegan_turns_day_into_night_and_back():
     rows = [(scenes(n, night=True, seed=s), scenes(n, night=False, seed=s + 9)) for s, n in enumerate((300, 20, 60))]
@@ -45,6 +52,10 @@ def test_cyclegan_turns_day_into_night_and_back():
     as_night, as_day = run.model.translate(day, "b"), run.model.translate(night, "a")
     assert (sky(as_night) < middle).float().mean() >= 0.95
     assert (sky(as_day) > middle).float().mean() >= 0.95
+    for before, after in ((day, as_night), (night, as_day)):
+        there, found = objects(before), objects(after)
+        f1 = 2 * (there & found).sum() / (there.sum() + found.sum())
+        assert f1 >= 0.9, f1
     back = run.model.translate(as_night, "a")
     assert (back.float() - day.float()).abs().mean() / 255 < 0.1
 
