@@ -2,8 +2,10 @@
 
 Each learns the 32x32 emoji for the same time on one thread with the defaults of its paper here, without labels but
 for those whose paper has them (`LABELLED`, which draw under the labels of test rows); `stylegan2+ada` has
-`augment="ada"`. Then as many samples as there are test rows, seed 0, are held against them in one feature space with
-the intervals of `evaluate.metrics.kid` and `prdc`. The row "real" is training rows under the same metrics.
+`augment="ada"`. Then as many samples as there are test rows, at most 1,000, seed 0, are held against them in the
+features of a net of random weights with the intervals of `evaluate.metrics`: a classifier of 1,500 emoji takes blobs
+of the right colours for emoji (precision .98 after 40 steps of StyleGAN2, where random features say .21). The row
+"real" is training rows under the same metrics.
 
     python -m benchmarks.gan_images [minutes a model [set]]
 """
@@ -27,7 +29,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                  "sagan", "biggan", "stylegan", "stylegan2")
 } | {"stylegan2+ada": ("stylegan2", {"augment": "ada"})}  # fmt: skip
 LABELLED = ("acgan", "biggan")
-METRICS = ["kid", "prdc"]
+METRICS = ["kid", "frechet", "prdc"]
+FEATURES, ROWS = "random-conv", 1000
 MINUTES, SET = 3.0, "emoji"
 
 
@@ -52,7 +55,7 @@ def main() -> None:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES
     data = pm.data.load(sys.argv[2] if len(sys.argv) > 2 else SET)
     torch.set_num_threads(1)
-    evaluator = Evaluator(data, n=len(data.test), seed=0, metrics=METRICS)
+    evaluator = Evaluator(data, n=min(ROWS, len(data.test)), seed=0, metrics=METRICS, features=FEATURES)
     assert evaluator.ceiling is not None
     rows = {"real": list(evaluator.ceiling.measurements)}
     for name in ("real", *MODELS):

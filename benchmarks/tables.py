@@ -6,7 +6,7 @@ those of `evaluate.metrics.tstr`, which also gives what real rows and SMOTE reac
 `evaluate.metrics.table_fidelity`. CTGAN and TVAE learn the class as one more column, by the package ctgan in an
 environment of its own, whose interpreter is named (`_ctgan`); without it they are left out.
 
-    python -m benchmarks.tables [minutes a model [PYTHON with ctgan]]
+    python -m benchmarks.tables [minutes a model [PYTHON with ctgan [model ...]]]
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
     data = pm.data.load("adult", labels="income")
     evaluator = Evaluator(data, n=ROWS, seed=0, limit=2000, ceiling=False)
     python = sys.argv[2] if len(sys.argv) > 2 else ""
-    for name in (*MODELS, *(PEERS if python else ())):
+    for name in sys.argv[3:] or (*MODELS, *(PEERS if python else ())):
         if name in MODELS:
             compared = ours(name, minutes, data, evaluator)
         else:
