@@ -47,7 +47,7 @@ class StyleGAN(AdversarialModel):
         mapping_layers: of the perceptron from z to w.
         channels: of both networks at full size.
         mixing: share of training samples whose layers have two styles.
-        penalty_weight: of R1; by default H W / 10,000 and at most 10, which the paper has for 1024x1024.
+        penalty_weight: of R1; by default H W / 1000 and at most 10, which the paper has for 1024x1024.
         options: of the game, see `AdversarialModel`.
 
     Raises:
@@ -75,7 +75,7 @@ class StyleGAN(AdversarialModel):
     ) -> None:
         if penalty_weight is None and options.get("penalty", "r1") == "r1":
             # scores of this discriminator are smaller than those of perceptrons, whose default drowns them
-            penalty_weight = min(10.0, spec.shape[1] * spec.shape[2] / 10_000)
+            penalty_weight = min(10.0, spec.shape[1] * spec.shape[2] / 1000)
         super().__init__(spec, condition_spec, penalty_weight=penalty_weight, **options)
         if min(latent_dims, style_dims, mapping_layers, channels) < 1 or not 0 <= mixing <= 1:
             raise PolymodeError(
