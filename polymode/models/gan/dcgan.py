@@ -9,7 +9,7 @@ Deviation: group normalisation instead of batch normalisation, so that no sample
 normal noise instead of uniform.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/exact/test_gan.py; no number of a trained model yet.
+Expected: tests/exact/test_gan.py; beside the others in `python -m benchmarks.gan_images`.
 """
 
 from __future__ import annotations

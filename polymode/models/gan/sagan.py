@@ -11,7 +11,7 @@ Deviation: conditional group normalisation where the paper has that of the batch
 batch; attention at half size only; rates of 1e-3 and 2.5e-4 for short runs of small networks.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/exact/test_residual_gan.py; no number of a trained model yet.
+Expected: tests/exact/test_residual_gan.py; beside the others in `python -m benchmarks.gan_images`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ one of them as the class that is asked for. `translate` takes the user's own.
 Deviation: networks as told in their files; of rows whose label is withheld, only eq. 7 and eq. 3 are learned from.
 
 Likelihood: none. Sampling: one pass.
-Expected: recipe stargan_emoji, not yet obtained; tests/learning/test_translation.py on tints.
+Expected: recipe stargan_emoji (which changes little but textures);
+tests/learning/test_translation.py on tints.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ step; four mapping layers of 128 and not eight of 512.
 
 Likelihood: none. Sampling: one generator pass; `draw_styles` and `synthesise` are its halves, and `project` looks for
 the style of a given image by gradient descent.
-Expected: tests/exact/test_stylegan.py; no number of a trained model yet.
+Expected: tests/exact/test_stylegan.py; beside the others in `python -m benchmarks.gan_images`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Clipping bounds the critic's slope by some K that is not 1, so that its estimate
 Deviation: Adam without momentum of the first moment instead of RMSProp; group normalisation.
 
 Likelihood: none. Sampling: one generator pass.
-Expected: tests/exact/test_gan.py; no number of a trained model yet.
+Expected: tests/exact/test_gan.py and tests/learning/test_gan.py: what a critic says follows W1 (correlation .97).
 """
 
 from __future__ import annotations
