@@ -92,8 +92,8 @@ RECIPES: tuple[Recipe, ...] = (
         Measure("tstr", "TRTR macro-F1", n=10_000, better="higher"),
         Measure("table_fidelity", n=10_000, better="higher"), Measure(),
     ), reading={"labels": "income"}, training={"minutes": 6}, cost="8 min, one core"),
-    Recipe("edm_stock", "edm", "ts_google_stock", (Measure(), Measure("sliced_wasserstein", n=300)), training={"steps": 2000},
-           cost="3 min, one core"),
+    Recipe("edm_stock", "edm", "ts_google_stock", (Measure(), Measure("sliced_wasserstein", n=300)),
+           training={"steps": 2000}, cost="3 min, one core"),
     Recipe("latent_diffusion_fashion", "latent_diffusion", "fashion_mnist", (
         Measure("kid", n=1000, options={"noise": False}), Measure(unit="bits/symbol"),
     ), training={"minutes": 12}, cost="15 min, one core"),

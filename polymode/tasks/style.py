@@ -129,7 +129,7 @@ class _Decoder(nn.Module):
     def __init__(self, channels: int, sizes: list[tuple[int, int]], width: int) -> None:
         super().__init__()
         self.sizes = sizes[::-1][1:]
-        # zeros about a picture would be an edge of the content (section 6.1)
+        # zeros about a picture would be an edge of the content; the paper mirrors, too
         conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode="reflect")
         self.first = conv(width, width)
         self.steps = nn.ModuleList(conv(width // 2**i, width // 2 ** (i + 1)) for i in range(len(self.sizes)))

@@ -28,7 +28,7 @@ Minibatch = Literal["none", "deviation", "discrimination"]
 GUMBEL_TEMPERATURE = 0.5
 #: the uniform number whose Gumbel noise is zero
 QUIET = math.exp(-1)
-#: sigma of a component at first, as in 1706.02071, section 4.1
+#: sigma of a component at first, as the authors of 1706.02071 have it
 NARROW = 0.2
 
 
@@ -40,7 +40,7 @@ class Generator(nn.Module):
 
     One Gaussian is connected, and what is made of it is too: between modes there are always samples. With `components`
     z is a mixture whose places and widths are learned with the generator (Gurumurthy et al. 2017, DeLiGAN,
-    arXiv:1706.02071, eq. 5):  z = mu_k + sigma_k eps,  k even on 1, ..., K.
+    arXiv:1706.02071):  z = mu_k + sigma_k eps,  k even on 1, ..., K.
     """
 
     one_hot: Tensor

@@ -9,7 +9,7 @@ always scales and shifts (FiLM); the condition is told in one of the four ways o
     octaves(x) = x, sin(2^k x), cos(2^k x),   k = 0, ..., K - 1
 
 A perceptron learns smooth functions of few numbers first and steep ones late; shown their octaves it learns both
-(Tancik et al. 2020, arXiv:2006.10739, section 4).
+(Tancik et al. 2020, Fourier features, arXiv:2006.10739).
 """
 
 from __future__ import annotations
