@@ -12,6 +12,7 @@ of the right colours for emoji (precision .98 after 40 steps of StyleGAN2, where
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -61,9 +62,11 @@ def main() -> None:
     for name in ("real", *MODELS):
         if name in MODELS:
             rows[name] = measured(name, minutes, data, evaluator)
-        told = (f"{m.metric} {m.value:.3f} ({m.low:.3f} to {m.high:.3f})" for m in rows[name])
+        # there is no Frechet distance of fewer rows than features
+        found = [m for m in rows[name] if not math.isnan(m.value)]
+        told = (f"{m.metric} {m.value:.3f} ({m.low:.3f} to {m.high:.3f})" for m in found)
         print(f"{name:14s} {'  '.join(told)}", flush=True)
-        save("bench_gan_images", [entry(name, m, data, minutes) for m in rows[name]], keep=True)
+        save("bench_gan_images", [entry(name, m, data, minutes) for m in found], keep=True)
 
 
 if __name__ == "__main__":
