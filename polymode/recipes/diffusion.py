@@ -13,7 +13,7 @@ _TRAINING: dict[str, Any] = {"batch_size": 256, "validate_every": 0}
 _RING = (
     Measure("modes", "modes hit", n=2000, aim=8, better="higher"),
     Measure("modes", "high quality", n=2000, better="higher"),
-    Measure("sliced_wasserstein", n=2000, options={"sampler": "dpmpp_2m", "steps": 10}),
+    Measure("sliced_wasserstein", n=2000, options={"sampler": "unipc", "steps": 10, "between": (0.05, 20.0)}),
     Measure("sliced_wasserstein", n=2000, options={"sampler": "ancestral", "steps": 1000}),
 )
 
