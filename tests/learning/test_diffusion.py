@@ -14,7 +14,7 @@ from polymode.core import spec as specs
 from polymode.core.capabilities import HasBound, HasEnergy
 from polymode.data.dataset import DataSet, Split
 from polymode.data.toys import toy
-from polymode.evaluate.metrics.sliced_wasserstein import sliced_wasserstein
+from polymode.evaluate.metrics.sliced_wasserstein import directions, squared_distance
 from polymode.models.diffusion._diffusion import Diffusion
 
 
@@ -60,19 +60,21 @@ def test_score_models_learn_the_ring(name, arguments):
 
 @pytest.mark.slow
 def test_ten_evaluations_are_as_good_as_a_thousand_steps():
-    """Squared sliced Wasserstein distances to draws of the density itself, within 10 %."""
-    data, n = pm.data.load("8gaussians"), 5000
+    """Sliced Wasserstein distances of 20 sets of 1000 samples to draws of the density itself, within 10 %; the same of the
+    best denoiser in tests/exact/test_diffusion_samplers.py."""
+    data, n = pm.data.load("8gaussians"), 20_000
     model = pm.create("ddpm", data.spec, seed=0)
     pm.fit(model, data, steps=4000, batch_size=256, validate_every=0, seed=0)
-    real = toy("8gaussians").sample(20 * n, rng.generator(1))
+    axes = directions(2, rng.generator(0))
+    real = (toy("8gaussians").sample(50_000, rng.generator(1)) @ axes).sort(0).values
 
     def distance(**options: object) -> float:
-        x = model.sample(n, seed=0, batch_size=n, **options).double()
-        return sliced_wasserstein(real, x, generator=rng.generator(2))[0]
+        sets = model.sample(n, seed=0, batch_size=n, **options).double().split(1000)
+        return math.sqrt(sum(squared_distance(real, (x @ axes).sort(0).values) for x in sets) / len(sets))
 
-    slow = distance(steps=1000)
+    slow = distance(sampler="ancestral", steps=1000)
     for sampler in ("dpmpp_2m", "unipc"):
-        fast = distance(sampler=sampler, steps=10, between=(0.03, 20.0))
+        fast = distance(sampler=sampler, steps=10, between=(0.05, 20.0))
         assert fast < 1.1 * slow, (sampler, fast, slow)
 
 
