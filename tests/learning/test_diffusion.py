@@ -60,8 +60,10 @@ def test_score_models_learn_the_ring(name, arguments):
 
 @pytest.mark.slow
 def test_ten_evaluations_are_as_good_as_a_thousand_steps():
-    """Sliced Wasserstein distances of 20 sets of 1000 samples to draws of the density itself, within 10 %; the same of the
-    best denoiser in tests/exact/test_diffusion_samplers.py."""
+    """Sliced Wasserstein distances of 20 sets of 1000 samples to draws of the density itself, within 10 %.
+
+    The same of the best denoiser is in tests/exact/test_diffusion_samplers.py.
+    """
     data, n = pm.data.load("8gaussians"), 20_000
     model = pm.create("ddpm", data.spec, seed=0)
     pm.fit(model, data, steps=4000, batch_size=256, validate_every=0, seed=0)
