@@ -102,20 +102,43 @@ def results_page() -> str:
             "",
             "In brackets: the range of ratios over rounds, or a 95 % interval where the protocol names one.",
             "",
-            "| model | data | metric | protocol | value | reference |",
-            "|---|---|---|---|---|---|",
         ]
-        for m in measurements:
-            spread = f" ± {m['std_error']:.3g}" if m.get("std_error") else ""
-            for low, high in (("low", "high"), ("least", "most")):  # an interval, or the range of the rounds
-                if m.get(low) is not None:
-                    spread = f" ({m[low]:.3g} to {m[high]:.3g})"
+        # what each of several models was measured by
+        contests = [m for m in measurements if m["metric"].endswith(f", {m['model']}")]
+        for data in dict.fromkeys(m["data"] for m in contests):
+            lines += _contest([m for m in contests if m["data"] == data])
+        rest = [m for m in measurements if m not in contests]
+        if rest:
+            lines += ["| model | data | metric | protocol | value | reference |", "|---|---|---|---|---|---|"]
+        for m in rest:
             reference = m.get("reference") or {}
             against = f"{reference['value']} ({reference['source']})" if reference.get("value") is not None else "-"
-            cells = m["model"], m["data"], m["metric"], m["protocol"], f"{m['value']:.4g}{spread}", against
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join((m['model'], m['data'], m['metric'], m['protocol'], told(m), against))} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _contest(measurements: list[dict]) -> list[str]:
+    """One table of models by metrics, and the protocol of each metric."""
+    values: dict[str, dict[str, str]] = {}
+    protocols: dict[str, str] = {}
+    for m in measurements:
+        metric = m["metric"].partition(", ")[0]
+        values.setdefault(m["model"], {})[metric] = told(m)
+        protocols.setdefault(metric, m["protocol"].partition("; worst")[0])
+    lines = [f"| {measurements[0]['data']} | {' | '.join(protocols)} |", "|---|" + "---|" * len(protocols)]
+    for model, own in values.items():
+        lines.append(f"| {model} | {' | '.join(own.get(metric, '-') for metric in protocols)} |")
+    return [*lines, "", *(f"- {metric}: {protocol}" for metric, protocol in protocols.items()), ""]
+
+
+def told(measurement: dict) -> str:
+    """A value with its error, its interval, or the range of its rounds."""
+    spread = f" ± {measurement['std_error']:.3g}" if measurement.get("std_error") else ""
+    for low, high in (("low", "high"), ("least", "most")):
+        if measurement.get(low) is not None:
+            spread = f" ({measurement[low]:.3g} to {measurement[high]:.3g})"
+    return f"{measurement['value']:.4g}{spread}"
 
 
 def compression_page() -> str:
