@@ -75,6 +75,8 @@ class Diffusion(Restoring, HasBound, HasScore, Denoises, Transports, Transmits, 
     default_spacing: ClassVar[samplers.Spacing] = "time"
     #: None for `likelihood_steps`
     default_steps: ClassVar[int | None] = None
+    #: see `Network`
+    sees_octaves: ClassVar[bool] = True
     error: Tensor
     #: of the default sampler, where the user says nothing
     sampler_options: Mapping[str, Any]
@@ -111,7 +113,7 @@ class Diffusion(Restoring, HasBound, HasScore, Denoises, Transports, Transmits, 
         self.withhold_verbs()
         self.network = Network(
             spec, self.decoder.size, condition_spec, backbone=backbone, widths=widths, outputs=outputs, inputs=inputs,
-            condition_by=condition_by, backbone_options=backbone_options,
+            condition_by=condition_by, octaves=self.sees_octaves, backbone_options=backbone_options,
         )  # fmt: skip
         # the mean squared error of eps in each stretch of time
         self.register_buffer("error", torch.ones(STRETCHES))

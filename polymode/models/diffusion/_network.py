@@ -65,6 +65,8 @@ class Network(nn.Module):
         outputs: numbers said of each feature.
         inputs: numbers seen of each feature.
         condition_by: how the condition is told: "film", "concat", "adain" or "attention"; of dit and unet2d the first.
+        octaves: a perceptron of few numbers is shown their octaves; where it is asked at times that were not trained
+            they lead it astray.
         backbone_options: of unet2d, see there.
 
     Raises:
@@ -84,6 +86,7 @@ class Network(nn.Module):
         outputs: int = 1,
         inputs: int = 1,
         condition_by: ConditionBy = "film",
+        octaves: bool = True,
         backbone_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -121,7 +124,7 @@ class Network(nn.Module):
         if backbone == "mlp":
             self.body = TimeMLP(
                 seen, width, layers, context_features=context, features_out=said,
-                octaves=OCTAVES if size <= FEW else 0, condition_by=condition_by,
+                octaves=OCTAVES if octaves and size <= FEW else 0, condition_by=condition_by,
             )  # fmt: skip
             return
         self.body = DiT(

@@ -67,6 +67,8 @@ class NCSN(Diffusion):
     """
 
     default_sampler: ClassVar[samplers.Name] = "annealed_langevin"
+    #: the probability flow asks between the levels, where nothing is trained
+    sees_octaves: ClassVar[bool] = False
 
     def __init__(
         self,
