@@ -44,8 +44,11 @@ def test_ddpm_learns_the_ring():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arguments"), [("score_sde", {"kind": "ve"}), ("score_sde", {"kind": "subvp"}),
-                                                 ("ncsn", {"levels": 50}), ("vdm", {}), ("improved_ddpm", {})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("score_sde", {"kind": "ve"}), ("score_sde", {"kind": "subvp"}), ("ncsn", {"levels": 50}), ("vdm", {}),
+     ("improved_ddpm", {})],
+)  # fmt: skip
 def test_score_models_learn_the_ring(name, arguments):
     data = pm.data.load("8gaussians")
     model = pm.create(name, data.spec, seed=0, **arguments)
