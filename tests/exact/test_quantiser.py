@@ -126,7 +126,10 @@ def test_processes_learn_one_codebook_from_the_rows_of_all(tmp_path: Path):
         "for step in range(5):\n"
         "    y = torch.randn(8, 3, 4, generator=rng.generator(step), dtype=torch.float64)[rank * 4 : rank * 4 + 4]\n"
         "    q.learn(y, q(y).indices, rng.generator(100 * rank + step))\n"
-        f"torch.save(q.state_dict(), '{tmp_path}/' + str(rank))\n",
+        f"torch.save(q.state_dict(), '{tmp_path}/' + str(rank))\n"
+        # a group that is left behind may end its process by a signal
+        "dist.barrier()\n"
+        "dist.destroy_process_group()\n",
         encoding="utf-8",
     )
     processes = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
